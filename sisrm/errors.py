@@ -1,0 +1,45 @@
+"""The errors SISRM raises on purpose: each names the argument or file, the value, and what is accepted."""
+
+from __future__ import annotations
+
+
+class SISRMError(Exception):
+    """Base class. Its message is meant for the person who made the call; it never holds a path of the server."""
+
+
+class ParameterError(SISRMError, ValueError):
+    """A parameter has a value that is not accepted.
+
+    Args:
+        name: the parameter, as the caller spells it.
+        value: what was given; shown shortened.
+        accepted: what would have been accepted, in words ("an integer from 1 to 50").
+    """
+
+    def __init__(self, name: str, value: object, accepted: str):
+        shown = repr(value)
+        if len(shown) > 80:
+            shown = shown[:77] + "..."
+        super().__init__(f"{name} is {shown}; accepted: {accepted}")
+        self.name, self.value, self.accepted = name, value, accepted
+
+
+class ImageError(SISRMError, ValueError):
+    """An image cannot be used.
+
+    Args:
+        source: the file name (or "image" for one that came from memory).
+        reason: one clear sentence.
+    """
+
+    def __init__(self, source: object, reason: str):
+        super().__init__(f"{source}: {reason}")
+        self.source, self.reason = str(source), reason
+
+
+class WeightsError(SISRMError):
+    """Weights are missing or do not fit; the message names the folder or file and what was expected."""
+
+
+class Interrupted(SISRMError):
+    """The caller stopped the run between two denoising steps; there is no result."""

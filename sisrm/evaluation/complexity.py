@@ -1,0 +1,242 @@
+"""Table 3 of the paper, measured: parameters, FLOPs, memory and time of one image through the real pipeline call.
+
+Everything the call runs is counted: segmentation, prompt, text and image encoder, every denoising step with ControlNet
+and both guidance branches, and the decoder. One multiply-add is two FLOPs, as in torch's counter. Like every such
+counter it sees convolutions, matrix products and attention; elementwise work, normalisation and resizing are not
+counted.
+"""
+
+from __future__ import annotations
+
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+
+from sisrm.errors import ParameterError
+
+PAPER = {"parameters": 48e6, "gflops": 198.0, "peak_memory_mb": 5500.0, "milliseconds": 73.0}
+"""Table 3's row for SISRM, one 128x128 -> 512x512 image."""
+
+MEBIBYTE = 2**20
+
+
+def attention_flops(query, key, value, *args, out_shape=None, **kwargs) -> int:
+    """FLOPs of softmax(Q K^T) V from the shapes of its operands, (B, heads, length, width) each."""
+    return sdpa_flop_count(query, key, value)
+
+
+# torch's counter knows the CUDA kernels of scaled_dot_product_attention but not the one that runs on a CPU.
+_EXTRA_OPERATIONS = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention_flops}
+
+
+class UncountedAttention(TorchDispatchMode):
+    """Collects attention kernels that the counter has no formula for, so that a total never hides them.
+
+    Args:
+        counted: operations the counter has a formula for.
+    """
+
+    def __init__(self, counted):
+        super().__init__()
+        self.counted = counted
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.name().lower()
+        unknown = ("attention" in name or "flash" in name) and func._overloadpacket not in self.counted
+        # A composite operation is taken apart by the counter; only a kernel of its own escapes it.
+        if unknown and not func._can_decompose():
+            self.names.add(func.name())
+        return func(*args, **(kwargs or {}))
+
+
+class ComponentFlops:
+    """Splits the counter's running total over the components whose modules are running.
+
+    A component is running from the moment any of its modules is entered until that module is left, so methods such as
+    `vae.decode` count as well as `forward`. Operations outside every module are what remains of the total.
+
+    Args:
+        components: name -> module.
+        total: gives the counter's FLOPs so far.
+    """
+
+    def __init__(self, components: dict[str, nn.Module], total):
+        self.flops = dict.fromkeys(components, 0)
+        self._total = total
+        self._components = components
+        self._depth = 0
+        self._started_at = 0
+
+    @contextmanager
+    def hooked(self) -> Iterator[None]:
+        """Watch the components while the block runs."""
+        with ExitStack() as hooks:
+            for name, component in self._components.items():
+                for module in component.modules():
+                    hooks.callback(module.register_forward_pre_hook(self._enter).remove)
+                    hooks.callback(module.register_forward_hook(self._leaver(name), always_call=True).remove)
+            yield
+
+    def _enter(self, module, args) -> None:
+        if self._depth == 0:
+            self._started_at = self._total()
+        self._depth += 1
+
+    def _leaver(self, name: str):
+        def leave(module, args, output) -> None:
+            self._depth -= 1
+            if self._depth == 0:
+                self.flops[name] += self._total() - self._started_at
+
+        return leave
+
+
+def measure(pipe, size: int = 128, repeats: int = 5, options: dict | None = None) -> dict:
+    """Measure one size x size image through `pipe`.
+
+    Args:
+        pipe: SISRMPipeline, ready to run.
+        size: side of the low-resolution input in pixels, at least 16.
+        repeats: timed runs after one warm-up.
+        options: further keyword arguments of the call; none means its default settings.
+
+    Returns:
+        parameters: of all components, shared ones once.
+        gflops: 1e9 floating-point operations of the whole call.
+        peak_memory_mb: MiB; on CUDA the allocator's peak during a call, weights included; on a CPU the largest
+            resident size this process ever had, Python and its libraries included.
+        milliseconds: median wall time of `repeats` calls.
+        components: name -> {"parameters", "gflops"}; "other" is work outside every component.
+        uncounted: attention kernels that the counter has no formula for; empty when the total is complete.
+        device, size.
+
+    Raises:
+        ParameterError: `size` or `repeats` is out of range.
+    """
+    if size < 16:
+        raise ParameterError("--size", size, "an integer of at least 16")
+    if repeats < 1:
+        raise ParameterError("repeats", repeats, "an integer of at least 1")
+    image = probe_image(size)
+    device = torch.device(pipe.device)
+
+    def call() -> None:
+        pipe(image, generator=torch.Generator("cpu").manual_seed(0), **(options or {}))
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    call()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    times = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        call()
+        times.append(1000 * (time.perf_counter() - started))
+    peak = peak_memory(device)
+    components, uncounted = count(pipe, call)
+    return {
+        "parameters": sum(entry["parameters"] for entry in components.values()),
+        "gflops": sum(entry["gflops"] for entry in components.values()),
+        "peak_memory_mb": round(peak / MEBIBYTE, 1),
+        "milliseconds": round(statistics.median(times), 1),
+        "components": components,
+        "uncounted": uncounted,
+        "device": device_name(device),
+        "size": size,
+    }
+
+
+def count(pipe, call) -> tuple[dict[str, dict], list[str]]:
+    """Parameters and GFLOPs per component while `call()` runs once, and the names of attention kernels not counted."""
+    with countable_attention(pipe):
+        return _count(pipe, call)
+
+
+@contextmanager
+def countable_attention(pipe) -> Iterator[None]:
+    """Replace xformers by PyTorch's attention while the block runs: the same products, in kernels with a formula."""
+    uses_xformers = getattr(getattr(pipe, "attention_backend", None), "name", "sdpa") == "xformers"
+    if uses_xformers:
+        pipe.disable_xformers_memory_efficient_attention()
+    try:
+        yield
+    finally:
+        if uses_xformers:
+            pipe.enable_xformers_memory_efficient_attention()
+
+
+def _count(pipe, call) -> tuple[dict[str, dict], list[str]]:
+    modules = {name: part for name, part in pipe.components.items() if isinstance(part, nn.Module)}
+    counter = FlopCounterMode(display=False, custom_mapping=_EXTRA_OPERATIONS)
+    split = ComponentFlops(modules, counter.get_total_flops)
+    watch = UncountedAttention(counter.flop_registry)
+    with split.hooked(), counter, watch:
+        call()
+    seen: set[int] = set()
+    components = {}
+    for name, module in modules.items():
+        own = [weight for weight in module.parameters() if id(weight) not in seen]
+        seen.update(id(weight) for weight in own)
+        components[name] = {
+            "parameters": sum(weight.numel() for weight in own),
+            "gflops": split.flops[name] / 1e9,
+        }
+    rest = counter.get_total_flops() - sum(split.flops.values())
+    components["other"] = {"parameters": 0, "gflops": rest / 1e9}
+    return components, sorted(watch.names)
+
+
+def probe_image(size: int) -> Image.Image:
+    """A fixed picture of waves and some noise; the work does not depend on what it shows."""
+    y, x = np.mgrid[0:size, 0:size] / size
+    waves = np.stack([np.sin(9 * x + 4 * y), np.sin(15 * y), np.cos(12 * x * y)], -1)
+    noise = np.random.default_rng(0).normal(0, 0.05, waves.shape)
+    return Image.fromarray(((waves * 0.4 + 0.5 + noise).clip(0, 1) * 255).astype(np.uint8))
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: the CUDA allocator's peak since its last reset, or this process's largest resident size so far."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    # Linux counts in KiB, macOS in bytes.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def device_name(device: torch.device) -> str:
+    """The GPU's name, or the CPU with the number of threads torch uses."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type}, {torch.get_num_threads()} threads"
+
+
+def table(name: str, report: dict) -> str:
+    """The report as a Markdown table beside the paper's row, then the components."""
+    lines = [
+        f"One {report['size']} x {report['size']} image on {report['device']}",
+        "",
+        "| | parameters | GFLOPs | peak memory | time |",
+        "|---|---|---|---|---|",
+    ]
+    for row, values in ((name, report), ("paper, table 3 (128 x 128, A10)", PAPER)):
+        lines.append(
+            f"| {row} | {values['parameters'] / 1e6:.2f} M | {values['gflops']:.1f} | "
+            f"{values['peak_memory_mb']:,.0f} MB | {values['milliseconds']:.0f} ms |"
+        )
+    lines += ["", "| component | parameters | GFLOPs |", "|---|---|---|"]
+    for component, values in report["components"].items():
+        lines.append(f"| {component} | {values['parameters'] / 1e6:.2f} M | {values['gflops']:.2f} |")
+    if report["uncounted"]:
+        lines += ["", "Not in the total, as the counter has no formula for them: " + ", ".join(report["uncounted"])]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,496 @@
+"""SISRMPipeline: the whole inference (s2.1, eq 5) as one numbered list.
+
+    I_SR = Diffusion(F_fuse(E_m, E_t, E_i))   (eq 5)
+
+E_m comes from SAPE (eq 1), E_t from the label prompt through the text encoder (eq 2, 3), E_i from the image encoder (eq 4); they meet in
+IT2IC (eq 7, 8) and in mask feature fusion (eq 10). Demo, command line, evaluation and training all go through this call.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import DiffusionPipeline
+from diffusers.utils import BaseOutput
+from PIL import Image
+
+from sisrm.attention import SEGMENTATION_TOKENS
+from sisrm.color import adain_fix, wavelet_fix
+from sisrm.errors import ImageError, Interrupted, ParameterError
+from sisrm.image_encoder import ImageEncoding
+from sisrm.images import MIN_SIDE, prepare_image
+from sisrm.sape import Label, choose_labels, prompt_of, segmenter_input, user_labels
+
+SCALE = 4  # the paper's and the only factor: x4 per side
+SEGMENTER_SIDE = 256  # shorter side that the segmenter reads; more costs time and shows it nothing new in an image of 128
+CLASS_MAP_SIDE = 1024  # class probabilities are interpolated up to this long side; beyond it the class map is enlarged
+COLOR_FIXES = ("wavelet", "adain", "none")
+
+
+@dataclass
+class SegmentationOutput(BaseOutput):
+    """What SAPE saw. Lists hold one entry per image.
+
+    class_map: (4h, 4w) uint8, ADE20K class 0..149. labels: the prompt's words with scores. prompt: the words joined by commas.
+    """
+
+    class_map: list[np.ndarray]
+    labels: list[list[Label]]
+    prompt: list[str]
+
+
+@dataclass
+class SISRMOutput(BaseOutput):
+    """Result of a run. Lists hold one entry per image; with output_type "np" or "pt", `images` is one array or tensor.
+
+    mff_mask: (4h, 4w) bool, the region M of eq 10. seed: of the start noise, enough to repeat the run. timings: seconds per step of the list.
+    """
+
+    images: list[Image.Image] | np.ndarray | torch.Tensor
+    class_map: list[np.ndarray]
+    labels: list[list[Label]]
+    mff_mask: list[np.ndarray]
+    prompt: list[str]
+    seed: list[int]
+    timings: dict[str, float]
+
+
+@dataclass
+class _Semantics:
+    """SAPE's answer in tensors: segmentation tokens (B, L_m, C) and everything of SegmentationOutput."""
+
+    tokens: torch.Tensor
+    output: SegmentationOutput
+
+
+@dataclass
+class _Clock:
+    """Seconds per named part of one call."""
+
+    device: torch.device
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def measure(self, name: str):
+        started = time.perf_counter()
+        yield
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        self.seconds[name] = time.perf_counter() - started
+
+
+class SISRMPipeline(DiffusionPipeline):
+    """Semantic-aware interactive diffusion: a small or damaged photo in, the same photo four times larger per side out.
+
+    The keyword arguments of the constructor are the call's defaults; they travel with the weights in `model_index.json`.
+    `image_encoder` may be None: then the ControlNet reads the enlarged LR image and denoising starts from its encoded latents,
+    as with Stable Diffusion's own parts.
+    """
+
+    model_cpu_offload_seq = "segmenter->sape->text_encoder->image_encoder->unet->controlnet->vae"
+    _optional_components = ["image_encoder"]
+
+    def __init__(
+        self,
+        vae,
+        text_encoder,
+        tokenizer,
+        unet,
+        controlnet,
+        segmenter,
+        sape,
+        mff,
+        scheduler,
+        image_encoder=None,
+        num_inference_steps: int = 20,
+        guidance_scale: float = 5.5,
+        top_k: int = 5,
+        start_strength: float = 1.0,
+        free_text: bool = False,
+    ):
+        super().__init__()
+        self.register_modules(
+            vae=vae,
+            text_encoder=text_encoder,
+            tokenizer=tokenizer,
+            unet=unet,
+            controlnet=controlnet,
+            image_encoder=image_encoder,
+            segmenter=segmenter,
+            sape=sape,
+            mff=mff,
+            scheduler=scheduler,
+        )
+        self.register_to_config(
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            top_k=top_k,
+            start_strength=start_strength,
+            free_text=free_text,
+        )
+        self.interrupt = False
+
+    @property
+    def defaults(self) -> dict[str, float | int]:
+        """What a call uses for the arguments left at None."""
+        return {name: self.config[name] for name in ("num_inference_steps", "guidance_scale", "top_k", "start_strength")}
+
+    @property
+    def lr_multiple(self) -> int:
+        """LR sides are padded to a multiple of this: what the U-Net's downsamplings and the latents' factor of 8 / 4 ask for."""
+        return 2 ** len(self.unet.config.block_out_channels)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        image: Image.Image | Sequence[Image.Image] | torch.Tensor,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        top_k: int | None = None,
+        use_mff: bool = True,
+        labels: Sequence[str] | Sequence[Sequence[str]] | None = None,
+        extend_labels: bool = False,
+        region_mask: np.ndarray | torch.Tensor | None = None,
+        negative_prompt: str | None = None,
+        controlnet_conditioning_scale: float = 1.0,
+        start_strength: float | None = None,
+        color_fix: str = "wavelet",
+        color_fix_strength: float = 1.0,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        callback_on_step_end: Callable[[SISRMPipeline, int, int, dict], dict] | None = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+    ) -> SISRMOutput | tuple:
+        """Upscale one image, or several of one size.
+
+        Args:
+            image: PIL image(s), or float (B, 3, h, w) in [0, 1]; sides from 16.
+            num_inference_steps: 1 to 200 denoising steps. None here and below: the default that the weights carry.
+            guidance_scale: 1 to 20; classifier-free guidance towards the label prompt, off at 1.
+            top_k: 1 to 50 labels in the prompt (eq 2).
+            use_mff: M from the labels' regions (eq 10); False is M = 1 everywhere, plain ControlNet.
+            labels: words that replace the predicted ones, for all images or a list per image; None or an empty list: predicted.
+            extend_labels: put `labels` before the predicted ones instead of replacing them.
+            region_mask: (H, W), any size, 0..1: joined to M, for all images.
+            negative_prompt: what guidance leads away from; None is the empty prompt.
+            controlnet_conditioning_scale: 0 to 2, strength of the ControlNet's residuals.
+            start_strength: above 0 to 1, how far up the noise schedule denoising starts; lower stays closer to the LR image.
+            color_fix: "wavelet", "adain" or "none". color_fix_strength: 0 to 1.
+            generator: seeds the start noise (CPU); a list gives each image its own. None draws a fresh seed.
+            callback_on_step_end: called as (pipeline, step index, timestep, {"latents", "estimate"}); may return new "latents".
+            output_type: "pil", "np" (B, H, W, 3) in [0, 1] or "pt" (B, 3, H, W) in [0, 1].
+        Raises:
+            ParameterError, ImageError: an argument is not accepted. Interrupted: `interrupt` was set during the run.
+        """
+        # 1. Check inputs, fill in defaults
+        num_inference_steps, guidance_scale, top_k, start_strength = (
+            self.config[name] if given is None else given
+            for name, given in (
+                ("num_inference_steps", num_inference_steps),
+                ("guidance_scale", guidance_scale),
+                ("top_k", top_k),
+                ("start_strength", start_strength),
+            )
+        )
+        self.check_inputs(
+            num_inference_steps,
+            guidance_scale,
+            top_k,
+            controlnet_conditioning_scale,
+            start_strength,
+            color_fix,
+            color_fix_strength,
+            output_type,
+        )
+        self.interrupt = False
+        clock = _Clock(self._execution_device)
+        started = time.perf_counter()
+
+        # 2. LR image, padded to what the networks' strides ask for
+        lr_image = self.prepare_lr_image(image)
+        height, width = lr_image.shape[-2:]
+        padded = pad_to_multiple(lr_image, self.lr_multiple)
+        generators, seeds = self.prepare_generators(generator, len(lr_image))
+
+        # 3. SAPE: class map, E_m, labels (eq 1, 2)
+        with clock.measure("segmentation"):
+            semantics = self.extract_semantics(lr_image, top_k, labels, extend_labels)
+
+        # 4. Text branch E_t (eq 3), with the negative prompt first where guidance is on
+        with clock.measure("text"):
+            prompt_embeds = self.encode_prompt(semantics.output.prompt)
+            segmentation_tokens = semantics.tokens
+            guided = guidance_scale > 1.0
+            if guided:
+                negative = self.encode_prompt([negative_prompt or ""] * len(lr_image))
+                prompt_embeds = torch.cat([negative, prompt_embeds])
+                segmentation_tokens = torch.cat([segmentation_tokens] * 2)
+
+        # 5. Image branch E_i (eq 4): condition, decoder features and the start of denoising
+        with clock.measure("image_encoder"):
+            encoding = self.encode_image(padded)
+
+        # 6. MFF's mask M (eq 10)
+        masks = self.prepare_masks(semantics.output, region_mask, use_mff)
+
+        # 7. Timesteps and noisy start
+        timesteps = self.prepare_timesteps(num_inference_steps, start_strength)
+        latents = self.prepare_latents(encoding.latents, timesteps[0], generators)
+
+        # 8. Denoising: ControlNet, mask, U-Net, scheduler
+        with clock.measure("denoising"), self.progress_bar(total=len(timesteps)) as progress:
+            padded_masks = F.pad(masks, (0, SCALE * (padded.shape[-1] - width), 0, SCALE * (padded.shape[-2] - height)), mode="replicate")
+            for index, timestep in enumerate(timesteps):
+                if self.interrupt:
+                    raise Interrupted(f"stopped before step {index + 1} of {len(timesteps)}")
+                prediction = self.denoise(
+                    torch.cat([latents] * 2) if guided else latents,
+                    timestep,
+                    prompt_embeds,
+                    segmentation_tokens,
+                    torch.cat([encoding.condition] * 2) if guided else encoding.condition,
+                    (torch.cat([padded_masks] * 2) if guided else padded_masks) if use_mff else None,
+                    controlnet_conditioning_scale,
+                )
+                if guided:
+                    unconditional, conditional = prediction.chunk(2)
+                    prediction = unconditional + guidance_scale * (conditional - unconditional)
+                step = self.scheduler.step(prediction, timestep, latents)
+                latents = step.prev_sample
+                if callback_on_step_end is not None:
+                    estimate = step.get("pred_original_sample", latents)
+                    changed = callback_on_step_end(self, index, int(timestep), {"latents": latents, "estimate": estimate})
+                    latents = (changed or {}).get("latents", latents)
+                progress.update()
+
+        # 9. Decode
+        with clock.measure("decode"):
+            result = self.decode_latents(latents, encoding)[..., : SCALE * height, : SCALE * width]
+
+        # 10. Colour from the LR image, output format
+        with clock.measure("color"):
+            reference = F.interpolate(lr_image, scale_factor=SCALE, mode="bicubic").clamp(0, 1)
+            if color_fix != "none":
+                result = {"wavelet": wavelet_fix, "adain": adain_fix}[color_fix](result, reference, color_fix_strength)
+            result = result.clamp(0, 1)
+        images = to_output(result, output_type)
+        clock.seconds["total"] = time.perf_counter() - started
+        self.maybe_free_model_hooks()
+        output = SISRMOutput(
+            images=images,
+            class_map=semantics.output.class_map,
+            labels=semantics.output.labels,
+            mff_mask=[mask.bool().cpu().numpy() for mask in masks[:, 0]],
+            prompt=semantics.output.prompt,
+            seed=seeds,
+            timings=clock.seconds,
+        )
+        return output if return_dict else output.to_tuple()
+
+    @torch.no_grad()
+    def segment(
+        self,
+        image: Image.Image | Sequence[Image.Image] | torch.Tensor,
+        top_k: int | None = None,
+        labels: Sequence[str] | Sequence[Sequence[str]] | None = None,
+        extend_labels: bool = False,
+    ) -> SegmentationOutput:
+        """Class map and label prompt alone, without diffusion; arguments as in `__call__`."""
+        top_k = self.config.top_k if top_k is None else top_k
+        require_integer("top_k", top_k, 1, 50)
+        return self.extract_semantics(self.prepare_lr_image(image), top_k, labels, extend_labels).output
+
+    def check_inputs(
+        self, num_inference_steps, guidance_scale, top_k, conditioning_scale, start_strength, color_fix, color_fix_strength, output_type
+    ) -> None:
+        """Raise ParameterError for the first argument that is not accepted."""
+        require_integer("num_inference_steps", num_inference_steps, 1, 200)
+        require_integer("top_k", top_k, 1, 50)
+        require_number("guidance_scale", guidance_scale, 1, 20)
+        require_number("controlnet_conditioning_scale", conditioning_scale, 0, 2)
+        require_number("start_strength", start_strength, 0.01, 1)
+        require_number("color_fix_strength", color_fix_strength, 0, 1)
+        if color_fix not in COLOR_FIXES:
+            raise ParameterError("color_fix", color_fix, "one of " + ", ".join(COLOR_FIXES))
+        if output_type not in ("pil", "np", "pt"):
+            raise ParameterError("output_type", output_type, "one of pil, np, pt")
+
+    def prepare_lr_image(self, image) -> torch.Tensor:
+        """-> (B, 3, h, w) float32 in [0, 1] on the run's device."""
+        if isinstance(image, torch.Tensor):
+            if image.ndim != 4 or image.shape[1] != 3 or not image.is_floating_point() or min(image.shape[-2:]) < MIN_SIDE:
+                raise ParameterError("image", f"tensor {tuple(image.shape)} {image.dtype}", "float (B, 3, h, w) with sides from 16")
+            if not bool(((image >= 0) & (image <= 1)).all()):
+                raise ParameterError("image", "values outside the range", "finite values in [0, 1]")
+            return image.to(self._execution_device, torch.float32)
+        images = [image] if isinstance(image, Image.Image) else list(image) if isinstance(image, (list, tuple)) else []
+        if not images or not all(isinstance(entry, Image.Image) for entry in images):
+            raise ParameterError("image", type(image).__name__, "a PIL image, a list of PIL images, or a (B, 3, h, w) tensor")
+        images = [prepare_image(entry) for entry in images]
+        if len({entry.size for entry in images}) > 1:
+            raise ImageError("image", f"the images of one call must have one size, these have {[entry.size for entry in images]}")
+        pixels = torch.from_numpy(np.stack([np.asarray(entry) for entry in images]))
+        return pixels.permute(0, 3, 1, 2).to(self._execution_device, torch.float32).div(255).contiguous()
+
+    def prepare_generators(self, generator, count: int) -> tuple[list[torch.Generator], list[int]]:
+        """One generator per image and the seeds to report. A single generator serves all images in turn."""
+        if generator is None:
+            generator = torch.Generator().manual_seed(int(torch.seed() % 2**31))
+        generators = list(generator) if isinstance(generator, (list, tuple)) else [generator] * count
+        if len(generators) != count or not all(isinstance(entry, torch.Generator) for entry in generators):
+            raise ParameterError("generator", generator, f"a torch.Generator or a list of {count}")
+        return generators, [entry.initial_seed() for entry in generators]
+
+    def extract_semantics(self, lr_image: torch.Tensor, top_k: int, labels=None, extend_labels: bool = False) -> _Semantics:
+        """SAPE on (B, 3, h, w) in [0, 1] (eq 1, 2)."""
+        given = self.prepare_labels(labels, len(lr_image))
+        pixels = segmenter_input(lr_image, SEGMENTER_SIDE).to(self.segmenter.dtype)
+        probabilities = self.segmenter(pixels).logits.float().softmax(1)
+        mask_embedding, logits = self.sape(probabilities.to(self.sape.dtype))
+        class_map = class_map_of(probabilities, (SCALE * lr_image.shape[-2], SCALE * lr_image.shape[-1]))
+        chosen = []
+        for words, distribution in zip(given, logits.float().softmax(1)):
+            predicted = choose_labels(distribution, top_k)
+            known = {label.name for label in words}
+            rest = predicted if not words else [entry for entry in predicted if entry.name not in known] if extend_labels else []
+            chosen.append([*words, *rest])
+        output = SegmentationOutput(
+            class_map=[entry.cpu().numpy() for entry in class_map], labels=chosen, prompt=[prompt_of(entry) for entry in chosen]
+        )
+        return _Semantics(self.sape.tokens(mask_embedding), output)
+
+    def prepare_labels(self, labels, count: int) -> list[list[Label]]:
+        """The user's words as one list of Labels per image; empty lists where nothing was given."""
+        if labels is None or (isinstance(labels, (list, tuple)) and not labels):
+            return [[] for _ in range(count)]
+        if not isinstance(labels, (list, tuple)) or len(labels) > 50 * count:
+            raise ParameterError("labels", labels, "a list of class names, or one such list per image")
+        per_image = labels if all(isinstance(entry, (list, tuple)) for entry in labels) else [labels] * count
+        if len(per_image) != count:
+            raise ParameterError("labels", labels, f"a list of class names, or {count} such lists")
+        return [user_labels(list(entry), self.config.free_text) for entry in per_image]
+
+    def encode_prompt(self, prompt: list[str]) -> torch.Tensor:
+        """E_t (eq 3): B strings -> (B, L, cross_attention_dim)."""
+        tokens = self.tokenizer(
+            prompt, padding="max_length", max_length=self.tokenizer.model_max_length, truncation=True, return_tensors="pt"
+        )
+        return self.text_encoder(tokens.input_ids.to(self._execution_device))[0]
+
+    def encode_image(self, lr_image: torch.Tensor) -> ImageEncoding:
+        """E_i (eq 4) of the padded LR image, with latents scaled for diffusion, in float32."""
+        if self.image_encoder is not None:
+            encoding = self.image_encoder(lr_image.to(self.image_encoder.dtype))
+            latents = encoding.latents
+        else:
+            enlarged = F.interpolate(lr_image, scale_factor=SCALE, mode="bicubic").clamp(0, 1)
+            latents = self.vae.encode((enlarged * 2 - 1).to(self.vae.dtype)).latent_dist.mode()
+            encoding = ImageEncoding(features=None, latents=latents, condition=enlarged)
+        return ImageEncoding(encoding.features, latents.float() * self.vae.config.scaling_factor, encoding.condition)
+
+    def prepare_masks(self, semantics: SegmentationOutput, region_mask, use_mff: bool) -> torch.Tensor:
+        """M of every image, (B, 1, 4h, 4w), 0 or 1; ones where MFF is off."""
+        masks = []
+        for class_map, labels in zip(semantics.class_map, semantics.labels):
+            classes = torch.from_numpy(class_map).to(self._execution_device)
+            indices = [label.index for label in labels if label.index is not None]
+            region = self.mff.region(classes, indices, region_mask)
+            masks.append(region if use_mff else torch.ones_like(region))
+        return torch.stack(masks)[:, None]
+
+    def prepare_timesteps(self, num_inference_steps: int, start_strength: float) -> torch.Tensor:
+        """The last `num_inference_steps` of a schedule long enough that they begin at `start_strength` of it."""
+        steps = min(round(num_inference_steps / start_strength), self.scheduler.config.num_train_timesteps)
+        self.scheduler.set_timesteps(max(steps, num_inference_steps), device=self._execution_device)
+        first = len(self.scheduler.timesteps) - num_inference_steps * getattr(self.scheduler, "order", 1)
+        if hasattr(self.scheduler, "set_begin_index"):
+            self.scheduler.set_begin_index(first)
+        return self.scheduler.timesteps[first:]
+
+    def prepare_latents(self, start: torch.Tensor, timestep: torch.Tensor, generators: list[torch.Generator]) -> torch.Tensor:
+        """The LR image's latents (or their restored estimate) plus noise at the first timestep."""
+        noise = torch.stack([torch.randn(start.shape[1:], generator=entry, device=entry.device).to(start) for entry in generators])
+        return self.scheduler.add_noise(start, noise, timestep.reshape(1).expand(len(start)))
+
+    def denoise(
+        self, latents, timestep, prompt_embeds, segmentation_tokens, condition, mask, conditioning_scale: float = 1.0
+    ) -> torch.Tensor:
+        """IT2IC's prediction for one timestep, float32. `segmentation_tokens` None: without SCA; `mask` None: without MFF (M = 1)."""
+        dtype = self.unet.dtype
+        inputs = self.scheduler.scale_model_input(latents, timestep).to(dtype)
+        sca = None if segmentation_tokens is None else {SEGMENTATION_TOKENS: segmentation_tokens.to(dtype)}
+        down, mid = self.controlnet(
+            inputs,
+            timestep,
+            encoder_hidden_states=prompt_embeds.to(dtype),
+            controlnet_cond=condition.to(dtype),
+            conditioning_scale=conditioning_scale,
+            cross_attention_kwargs=sca,
+            return_dict=False,
+        )
+        if mask is not None:
+            down, mid = self.mff(down, mid, mask)
+        prediction = self.unet(
+            inputs,
+            timestep,
+            encoder_hidden_states=prompt_embeds.to(dtype),
+            cross_attention_kwargs=sca,
+            down_block_additional_residuals=down,
+            mid_block_additional_residual=mid,
+            return_dict=False,
+        )[0]
+        return prediction.float()
+
+    def decode_latents(self, latents: torch.Tensor, encoding: ImageEncoding | None = None) -> torch.Tensor:
+        """Scaled latents -> (B, 3, H, W) float32 around [0, 1]; the decoder sees the LR features where it has a place for them."""
+        latents = (latents / self.vae.config.scaling_factor).to(self.vae.dtype)
+        if encoding is None or encoding.features is None:
+            return self.vae.decode(latents).sample.float() / 2 + 0.5
+        return self.vae.decode(latents, lr_features=encoding.features).sample.float() / 2 + 0.5
+
+    @torch.no_grad()
+    def decode_preview(self, latents: torch.Tensor) -> list[Image.Image]:
+        """Scaled latents of a running call -> PIL images, without colour correction; for previews."""
+        return to_output(self.decode_latents(latents).clamp(0, 1), "pil")
+
+
+def class_map_of(probabilities: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """(B, classes, h, w) -> (B, *size) uint8: interpolated, then the likeliest class, so that borders have no stair steps."""
+    shrink = min(1.0, CLASS_MAP_SIDE / max(size))
+    inner = [max(1, round(side * shrink)) for side in size]
+    maps = torch.stack([F.interpolate(entry[None], size=inner, mode="bilinear")[0].argmax(0) for entry in probabilities])
+    return F.interpolate(maps[:, None].float(), size=size, mode="nearest-exact")[:, 0].to(torch.uint8)
+
+
+def pad_to_multiple(image: torch.Tensor, multiple: int) -> torch.Tensor:
+    """Repeat the last row and column until both sides of (B, C, h, w) are multiples of `multiple`."""
+    bottom, right = (math.ceil(side / multiple) * multiple - side for side in image.shape[-2:])
+    return F.pad(image, (0, right, 0, bottom), mode="replicate")
+
+
+def to_output(images: torch.Tensor, output_type: str):
+    """(B, 3, H, W) in [0, 1] -> PIL list, float array (B, H, W, 3) or the tensor."""
+    if output_type == "pt":
+        return images
+    arrays = images.permute(0, 2, 3, 1).cpu().numpy()
+    return arrays if output_type == "np" else [Image.fromarray(array) for array in (arrays * 255).round().astype(np.uint8)]
+
+
+def require_integer(name: str, value: object, low: int, high: int) -> None:
+    """Raise ParameterError unless value is a whole number in [low, high]; booleans are not numbers here."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)) or not low <= value <= high:
+        raise ParameterError(name, value, f"a whole number from {low} to {high}")
+
+
+def require_number(name: str, value: object, low: float, high: float) -> None:
+    """Raise ParameterError unless value is a finite number in [low, high]."""
+    number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, (bool, np.bool_))
+    if not number or not math.isfinite(value) or not low <= value <= high:
+        raise ParameterError(name, value, f"a number from {low:g} to {high:g}")

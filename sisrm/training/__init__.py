@@ -1,0 +1,1 @@
+"""Training: degradation, data, one module per stage, one loop. `sisrm.training.command` is the command line's `train`."""

@@ -1,0 +1,144 @@
+"""`python -m sisrm train STAGE`: options, and from a stage's name to a running loop.
+
+    init -> autoencoder -> segmenter -> labels -> sape -> backbone -> it2ic -> finishing
+
+Each stage starts from a pipeline folder (`--model`) and writes a whole one again (OUTPUT/model), so that stages chain.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from pathlib import Path
+
+from sisrm.errors import ParameterError
+
+STAGES = {
+    "init": "write a compact pipeline folder with random weights",
+    "autoencoder": "latent space, on sharp photos",
+    "segmenter": "SegFormer on labelled photos, with --teacher also on its soft labels and features",
+    "labels": "mask encoder and label generator: which classes are present",
+    "sape": "eq 6: the degraded image is read like the sharp one (LoRA, merged)",
+    "backbone": "text-to-image U-Net on (latent, label prompt) pairs",
+    "it2ic": "eq 9: image encoder, ControlNet and SCA",
+    "finishing": "sharpness through the decoder: pixels, teacher features, discriminator",
+}
+
+# steps, batch, learning rate: what one GPU or a patient CPU would use; the model card says what the bundled weights used
+DEFAULTS = {
+    "autoencoder": (20_000, 16, 5e-4),
+    "segmenter": (40_000, 16, 1e-3),
+    "labels": (2_000, 16, 3e-3),
+    "sape": (10_000, 32, 1e-4),
+    "backbone": (40_000, 32, 3e-4),
+    "it2ic": (60_000, 16, 3e-4),
+    "finishing": (40_000, 8, 1e-4),
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `train`."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = "stages, in order:\n" + "\n".join(f"  {name:12} {text}" for name, text in STAGES.items())
+    parser.add_argument("stage", choices=list(STAGES), metavar="STAGE", help="one of " + ", ".join(STAGES))
+    parser.add_argument("--data", nargs="+", default=[], metavar="PATH", help="WebDataset shards (.tar), folders of shards, or folders of photos")
+    parser.add_argument("--output", required=True, metavar="DIR", help="run folder: DIR/model (a pipeline folder), DIR/checkpoint, DIR/logs")
+    parser.add_argument("--model", default="compact", metavar="NAME|DIR", help="pipeline to start from (default: compact, the bundled one)")
+    parser.add_argument("--resume", action="store_true", help="go on from DIR/checkpoint, with the same samples as an unbroken run")
+    parser.add_argument("--teacher", metavar="PATH", help="folder with teacher.safetensors: for segmenter and finishing")
+    parser.add_argument("--steps", type=int, help="optimiser steps (default: by stage)")
+    parser.add_argument("--minutes", type=float, help="end after this wall time; the learning rate falls accordingly")
+    parser.add_argument("--batch", type=int, help="images per step and process (default: by stage)")
+    parser.add_argument("--learning-rate", type=float, help="peak learning rate (default: by stage)")
+    parser.add_argument("--crop", type=int, help="crop side in HR pixels (default: by stage)")
+    parser.add_argument("--ema", type=float, default=0.999, help="decay of the weights' running average (default: 0.999)")
+    parser.add_argument("--freeze-unet", action="store_true", help="it2ic: train SCA, ControlNet and image encoder only, as in the paper")
+    parser.add_argument("--adversarial", type=float, help="finishing: weight of the discriminator (0: none)")
+    parser.add_argument("--features", type=float, help="finishing: weight of the teacher's feature distance")
+    parser.add_argument("--exclude-sources", nargs="*", default=[], metavar="PREFIX", help="leave out photos whose key starts so (licences)")
+    parser.add_argument("--mixed-precision", default="no", choices=["no", "bf16", "fp16"], help="autocast precision (default: no)")
+    parser.add_argument("--workers", type=int, default=1, help="processes that prepare samples (default: 1)")
+    parser.add_argument("--checkpoint-minutes", type=float, default=4.0, help="minutes between checkpoints (default: 4)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of samples, noise and initial weights (default: 0)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run one stage; -> exit status. Raises ParameterError or WeightsError for arguments that cannot work."""
+    output = Path(args.output)
+    if args.stage == "init":
+        from sisrm.training.compact import initialise
+
+        initialise(output, args.seed)
+        return 0
+    if not args.data:
+        raise ParameterError("--data", args.data, "at least one shard or folder")
+    from sisrm.training.data import Photos
+    from sisrm.training.loop import LoopSettings, train
+
+    steps, batch, rate = DEFAULTS[args.stage]
+    source = start_folder(args.model, output, args.resume)
+    stage = build_stage(args, source)
+    settings = LoopSettings(
+        output=str(output),
+        steps=args.steps or steps,
+        batch=args.batch or batch,
+        learning_rate=args.learning_rate or rate,
+        minutes=args.minutes,
+        ema_decay=args.ema,
+        seed=args.seed,
+        workers=args.workers,
+        checkpoint_minutes=args.checkpoint_minutes,
+        mixed_precision=args.mixed_precision,
+        resume=args.resume,
+    )
+    figures = train(stage, Photos(args.data, tuple(args.exclude_sources)), settings)
+    print(f"{args.stage}: " + ", ".join(f"{key} {value:.4g}" for key, value in figures.items()))
+    return 0
+
+
+def start_folder(model: str, output: Path, resume: bool) -> Path:
+    """OUTPUT/model, holding the pipeline to start from; stages then replace the components they train."""
+    from sisrm.presets import PRESETS, check_folder
+
+    source = PRESETS[model].location if model in PRESETS else Path(model)
+    check_folder(source)
+    target = output / "model"
+    if not resume and source.resolve() != target.resolve():
+        shutil.copytree(source, target, dirs_exist_ok=True)
+    return source
+
+
+def build_stage(args: argparse.Namespace, source: Path):
+    """The stage's networks from a pipeline folder, in float32."""
+    import torch
+
+    from sisrm.evaluation.teacher import load_teacher
+    from sisrm.pipeline import SISRMPipeline
+    from sisrm.training.autoencoder import AutoencoderStage
+    from sisrm.training.backbone import BackboneStage
+    from sisrm.training.finishing import FinishingStage
+    from sisrm.training.it2ic import It2icStage
+    from sisrm.training.sape import LabelsStage, SapeStage
+    from sisrm.training.segmenter import SegmenterStage
+
+    pipe = SISRMPipeline.from_pretrained(str(source), use_safetensors=True, local_files_only=True, dtype=torch.float32)
+    teacher = load_teacher(args.teacher) if args.teacher else None
+    options = {"crop": args.crop} if args.crop else {}
+    match args.stage:
+        case "autoencoder":
+            return AutoencoderStage(pipe.vae, **options)
+        case "segmenter":
+            return SegmenterStage(pipe.segmenter, teacher, **options)
+        case "labels":
+            return LabelsStage(pipe, **options)
+        case "sape":
+            return SapeStage(pipe, **options)
+        case "backbone":
+            return BackboneStage(pipe, **options)
+        case "it2ic":
+            return It2icStage(pipe, train_unet=not args.freeze_unet, **options)
+    if args.features is not None:
+        options["feature_weight"] = args.features
+    if args.adversarial is not None:
+        options["adversarial_weight"] = args.adversarial
+    return FinishingStage(pipe, teacher, **options)

@@ -1,0 +1,69 @@
+"""What the later stages share: prompts from class maps, SAPE's reading of LR crops, latents of HR crops, seeded noise."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from sisrm.labels import CLASS_NAMES
+from sisrm.pipeline import SISRMPipeline
+from sisrm.sape import choose_labels, prompt_of, segmenter_input
+from sisrm.training.data import UNSURE
+
+
+def class_shares(classes: torch.Tensor, num_classes: int = len(CLASS_NAMES)) -> torch.Tensor:
+    """(B, H, W) class indices or UNSURE -> (B, num_classes) share of the known pixels; zeros where nothing is known."""
+    flat = classes.flatten(1)
+    known = flat != UNSURE
+    counts = torch.zeros(len(flat), num_classes, device=flat.device)
+    counts.scatter_add_(1, flat.where(known, 0), known.float())
+    return counts / known.sum(1, keepdim=True).clamp(min=1)
+
+
+def presence_targets(classes: torch.Tensor, smallest: float = 0.005) -> torch.Tensor:
+    """Multi-label targets as a distribution: classes of at least `smallest` share, weighted by the root of their area."""
+    shares = class_shares(classes)
+    weights = shares.where(shares >= smallest, 0).sqrt()
+    return weights / weights.sum(1, keepdim=True).clamp(min=1e-6)
+
+
+def prompts_from_classes(classes: torch.Tensor, generator: torch.Generator, dropout: float = 0.1, most: int = 8) -> list[str]:
+    """A label prompt per crop: its largest classes, a random number of them; sometimes none, so that guidance has a meaning."""
+    prompts = []
+    for weights in presence_targets(classes.cpu()):
+        count = int(torch.randint(1, most + 1, (), generator=generator))
+        dropped = float(torch.rand((), generator=generator)) < dropout
+        present = int((weights > 0).sum())
+        prompts.append("" if dropped or not present else prompt_of(choose_labels(weights, min(count, present))))
+    return prompts
+
+
+def random_normal(shape: torch.Size, generator: torch.Generator, like: torch.Tensor) -> torch.Tensor:
+    """Standard normal noise drawn on the CPU, so that a seed means the same everywhere."""
+    return torch.randn(shape, generator=generator).to(like.device)
+
+
+def random_region(size: tuple[int, int], count: int, generator: torch.Generator) -> torch.Tensor:
+    """Smooth random regions M for training with MFF: (count, 1, *size), 0 or 1, covering a random share of the crop."""
+    coarse = torch.rand(count, 1, 4, 4, generator=generator)
+    share = torch.rand(count, 1, 1, 1, generator=generator)
+    return (F.interpolate(coarse, size=size, mode="bicubic") < share).float()
+
+
+@torch.no_grad()
+def encode_hr(pipe: SISRMPipeline, hr: torch.Tensor) -> torch.Tensor:
+    """HR crops in [0, 1] -> scaled latents, float32."""
+    return pipe.vae.encode(hr * 2 - 1).latents.float() * pipe.vae.config.scaling_factor
+
+
+@torch.no_grad()
+def read_semantics(pipe: SISRMPipeline, lr: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """SAPE on LR crops: (E_m, label distribution (B, 150), class map (B, 4h, 4w)).
+
+    A crop is read at twice its size, which is the scale at which the pipeline reads the reference input of 128.
+    """
+    probabilities = pipe.segmenter(segmenter_input(lr, 2 * min(lr.shape[-2:]))).logits.float().softmax(1)
+    mask_embedding, logits = pipe.sape(probabilities)
+    size = [4 * side for side in lr.shape[-2:]]
+    class_map = F.interpolate(probabilities, size=size, mode="bilinear").argmax(1)
+    return mask_embedding.float(), logits.float().softmax(1), class_map

@@ -1,0 +1,151 @@
+"""Photos for training: WebDataset shards or a plain folder in, seeded crops and degraded pairs out.
+
+Sample number n depends on the seed and n alone, never on the process or worker that makes it. That is what makes a resumed run, and a
+run split over several processes, see exactly the samples that an uninterrupted one would.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import Dataset
+
+from sisrm.errors import ParameterError
+from sisrm.training.degradation import DEGRADATIONS, degrade
+
+UNSURE = 255  # class index of a pixel the label map says nothing about
+PHOTO_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
+
+
+@dataclass(frozen=True)
+class CropSettings:
+    """How a photo becomes a sample. `crop`: side in HR pixels. `scale`: range of a random resize before the crop (log-uniform).
+    `degradations`: (name, weight) pairs of `DEGRADATIONS` for the LR image; empty for none. `fit`: the resize never goes below `crop`."""
+
+    crop: int = 256
+    scale: tuple[float, float] = (1.0, 1.0)
+    degradations: tuple[tuple[str, float], ...] = ()
+
+
+class Photos:
+    """Encoded photos with their label maps, held in memory as files (not decoded).
+
+    Args:
+        locations: shards (`*.tar` with KEY.jpg and optionally KEY.seg.png), folders of shards, or folders of photos
+            (optionally with KEY.seg.png beside KEY.jpg).
+        exclude_sources: photos whose key starts with one of these words are left out (licence choices).
+    """
+
+    def __init__(self, locations: list[str | Path], exclude_sources: tuple[str, ...] = ()):
+        self.files: list[tuple[str, bytes, bytes | None]] = []
+        for location in map(Path, locations):
+            shards = sorted(location.glob("*.tar")) if location.is_dir() else [location]
+            if location.is_dir() and not shards:
+                self._add_folder(location)
+            elif all(shard.suffix == ".tar" and shard.is_file() for shard in shards):
+                self._add_shards(shards)
+            else:
+                raise ParameterError("data", str(location), "a .tar shard, a folder of shards, or a folder of photos")
+        self.files = [entry for entry in self.files if not entry[0].startswith(tuple(exclude_sources) or ("\0",))]
+        if not self.files:
+            raise ParameterError("data", [str(location) for location in locations], "at least one photo")
+
+    def _add_shards(self, shards: list[Path]) -> None:
+        import webdataset
+
+        for sample in webdataset.WebDataset([str(shard) for shard in shards], shardshuffle=False, empty_check=False):
+            photo = next((sample[key] for key in ("jpg", "jpeg", "png", "webp") if key in sample), None)
+            if photo is not None:
+                self.files.append((sample["__key__"], photo, sample.get("seg.png")))
+
+    def _add_folder(self, folder: Path) -> None:
+        for path in sorted(folder.iterdir()):
+            if path.suffix.lower() in PHOTO_SUFFIXES and not path.name.endswith(".seg.png"):
+                labels = path.with_name(path.stem + ".seg.png")
+                self.files.append((path.stem, path.read_bytes(), labels.read_bytes() if labels.exists() else None))
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def read(self, index: int) -> tuple[str, Image.Image, Image.Image | None]:
+        """(key, RGB photo, class map with 0 = not sure and 1..150 = class or None)."""
+        key, photo, labels = self.files[index]
+        with Image.open(io.BytesIO(photo)) as opened:
+            image = opened.convert("RGB")
+        return key, image, Image.open(io.BytesIO(labels)) if labels else None
+
+
+class Crops(Dataset):
+    """Sample n of an endless seeded stream of crops.
+
+    Each item: `hr` float32 (3, crop, crop) in [0, 1]; `lr` float32 (3, crop / 4, crop / 4) in [0, 1] when degradations are asked for;
+    `classes` int64 (crop, crop), 0..149 or UNSURE; `index` int64.
+    """
+
+    def __init__(self, photos: Photos, settings: CropSettings, seed: int = 0, length: int = 2**40):
+        self.photos, self.settings, self.seed, self.length = photos, settings, seed, length
+        unknown = [name for name, _ in settings.degradations if name not in DEGRADATIONS]
+        if unknown:
+            raise ParameterError("degradations", unknown, f"names among {sorted(DEGRADATIONS)}")
+
+    def __len__(self) -> int:
+        return self.length
+
+    def photo_of(self, number: int) -> int:
+        """Every photo once per pass, in a new order each pass."""
+        epoch, position = divmod(number, len(self.photos))
+        return int(np.random.default_rng([self.seed, epoch]).permutation(len(self.photos))[position])
+
+    def __getitem__(self, number: int) -> dict[str, torch.Tensor]:
+        rng = np.random.default_rng([self.seed, 1, number])
+        _, image, labels = self.photos.read(self.photo_of(number))
+        hr, classes = random_crop(image, labels, self.settings, rng)
+        sample = {"hr": to_tensor(hr), "classes": torch.from_numpy(classes), "index": torch.tensor(number)}
+        if self.settings.degradations:
+            names, weights = zip(*self.settings.degradations)
+            name = names[rng.choice(len(names), p=np.array(weights) / sum(weights))]
+            sample["lr"] = to_tensor(degrade(hr, rng, DEGRADATIONS[name]))
+        return sample
+
+
+def random_crop(
+    image: Image.Image, labels: Image.Image | None, settings: CropSettings, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """A random resize, square crop and mirror -> (uint8 (crop, crop, 3), int64 class map (crop, crop) with UNSURE)."""
+    low, high = np.log(settings.scale)
+    factor = max(float(np.exp(rng.uniform(low, high))), settings.crop / min(image.size))
+    width, height = (max(settings.crop, round(side * factor)) for side in image.size)
+    left, top = int(rng.integers(width - settings.crop + 1)), int(rng.integers(height - settings.crop + 1))
+    # `box` in source pixels: only the crop is resampled, not the whole photo
+    across, down = image.width / width, image.height / height
+    box = (left * across, top * down, (left + settings.crop) * across, (top + settings.crop) * down)
+    side = (settings.crop, settings.crop)
+    hr = np.asarray(image.crop(tuple(map(round, box))) if factor == 1.0 else image.resize(side, Image.Resampling.LANCZOS, box=box))
+    if labels is None:
+        classes = np.full(side, UNSURE, np.int64)
+    else:
+        named = np.asarray(labels.resize(side, Image.Resampling.NEAREST, box=box)).astype(np.int64)
+        classes = np.where(named == 0, UNSURE, named - 1)
+    if rng.random() < 0.5:
+        hr, classes = hr[:, ::-1], classes[:, ::-1]
+    return np.ascontiguousarray(hr), np.ascontiguousarray(classes)
+
+
+def to_tensor(image: np.ndarray) -> torch.Tensor:
+    """uint8 (H, W, 3) -> float32 (3, H, W) in [0, 1]."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).float().div(255)
+
+
+def sources_of(photos: Photos) -> str:
+    """How many photos came from each source, as JSON: what a model card must say."""
+    counts: dict[str, int] = {}
+    for key, _, _ in photos.files:
+        source = key.split("_")[0].split("-")[0]
+        counts[source] = counts.get(source, 0) + 1
+    return json.dumps(counts, sort_keys=True)

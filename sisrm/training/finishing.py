@@ -1,0 +1,114 @@
+"""Stage 6, `finishing`: perceptual sharpness, through the decoder, on the pipeline's own sampled latents.
+
+A decoder that has only seen clean latents does not know the sampler's errors; here it sees them (Edge-SD-SR, 2412.06978). The sampler
+runs as at inference; its last step, the decoder, the image encoder and the decoder's LR features learn from the picture: L1, the
+teacher's features, and a discriminator (Ledig et al. 2017; Wang et al. 2021).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from sisrm.evaluation.teacher import Teacher, feature_distance, teacher_input
+from sisrm.pipeline import SCALE, SISRMPipeline
+from sisrm.training.autoencoder import gradient_l1
+from sisrm.training.conditions import random_normal
+from sisrm.training.data import CropSettings
+from sisrm.training.discriminator import PatchDiscriminator
+from sisrm.training.it2ic import condition_on
+from sisrm.training.loop import Stage
+
+
+class FinishingStage(Stage):
+    """Args: weights of the losses; `warmup`: batches before the discriminator's word counts; 0 weights switch a loss off."""
+
+    name = "finishing"
+
+    def __init__(
+        self,
+        pipe: SISRMPipeline,
+        teacher: Teacher | None,
+        crop: int = 192,
+        pixel_weight: float = 1.0,
+        gradient_weight: float = 0.5,
+        feature_weight: float = 0.3,
+        adversarial_weight: float = 0.02,
+        warmup: int = 200,
+        dropout: float = 0.1,
+    ):
+        super().__init__()
+        self.pipe, self.teacher, self.crop, self.dropout, self.warmup = pipe, teacher, crop, dropout, warmup
+        self.pixel_weight, self.gradient_weight = pixel_weight, gradient_weight
+        self.feature_weight, self.adversarial_weight = feature_weight, adversarial_weight
+        self.roles = ("generator", "discriminator") if adversarial_weight else ("generator",)
+        self.text_encoder = pipe.text_encoder.requires_grad_(False)
+        self.segmenter, self.sape = pipe.segmenter.requires_grad_(False).eval(), pipe.sape.requires_grad_(False)
+        self.vae = pipe.vae.requires_grad_(True).train()
+        self.vae.encoder.requires_grad_(False)
+        self.image_encoder = pipe.image_encoder.requires_grad_(True).train()
+        self.controlnet, self.unet = pipe.controlnet.requires_grad_(True).train(), pipe.unet.requires_grad_(True).train()
+        self.discriminator = PatchDiscriminator() if adversarial_weight else None
+        self.register_buffer("batches", torch.zeros((), dtype=torch.long))
+        self._judged: tuple[torch.Tensor, ...] = ()
+
+    def crops(self) -> CropSettings:
+        # camera-like damage more often than in eq 9's stage: sharpening it is what this stage is for
+        return CropSettings(crop=self.crop, scale=(0.6, 1.0), degradations=(("light", 0.65), ("seesr", 0.3), ("heavy", 0.05)))
+
+    def role_parameters(self, role: str) -> list[nn.Parameter]:
+        if role == "discriminator":
+            return list(self.discriminator.parameters())
+        modules = (self.vae.decoder, self.vae.lr_fusion, self.image_encoder, self.controlnet, self.unet)
+        return [parameter for module in modules for parameter in module.parameters()]
+
+    def forward(self, batch: dict, role: str, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
+        if role == "discriminator":
+            fake, real, enlarged = self._judged
+            verdict, truth = self.discriminator(fake, enlarged).float(), self.discriminator(real, enlarged).float()
+            return F.relu(1 + verdict).mean() + F.relu(1 - truth).mean(), {"margin": float((truth - verdict).detach().mean())}
+        hr, lr = batch["hr"], batch["lr"]
+        result = self.restore(lr, generator)
+        enlarged = F.interpolate(lr, scale_factor=SCALE, mode="bicubic").clamp(0, 1)
+        self._judged = (result.detach(), hr, enlarged)
+        pixels, edges = F.l1_loss(result, hr), gradient_l1(result, hr)
+        figures = {"pixels": float(pixels.detach())}
+        loss = self.pixel_weight * pixels + self.gradient_weight * edges
+        if self.teacher is not None and self.feature_weight:
+            with torch.no_grad():
+                wanted = self.teacher.features(teacher_input(hr))
+            distance = feature_distance(self.teacher.features(teacher_input(result)), wanted).mean()
+            loss = loss + self.feature_weight * distance
+            figures["features"] = float(distance.detach())
+        if self.adversarial_weight:
+            realness = self.discriminator(result, enlarged).float().mean()
+            ramp = min(1.0, float(self.batches) / max(1, self.warmup))
+            loss = loss - self.adversarial_weight * ramp * realness
+            figures["realness"] = float(realness.detach())
+        with torch.no_grad():
+            energy = sum(result.float().diff(dim=axis).abs().mean() / hr.diff(dim=axis).abs().mean() for axis in (2, 3)) / 2
+            self.batches += 1
+        return loss, figures | {"energy": float(energy)}
+
+    def restore(self, lr: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """The pipeline's sampling with gradients in its last step, and the decoder: LR crops -> (B, 3, 4h, 4w) around [0, 1]."""
+        pipe, defaults = self.pipe, self.pipe.defaults
+        tokens, prompts, mask = condition_on(pipe, lr, generator, self.dropout)
+        text = pipe.encode_prompt(prompts)
+        encoding = pipe.encode_image(lr)
+        steps = defaults["num_inference_steps"] if torch.rand((), generator=generator) < 0.7 else 1
+        timesteps = pipe.prepare_timesteps(steps, defaults["start_strength"])
+        noise = random_normal(encoding.latents.shape, generator, encoding.latents)
+        latents = pipe.scheduler.add_noise(encoding.latents, noise, timesteps[:1].expand(len(lr)))
+        for index, timestep in enumerate(timesteps):
+            with torch.set_grad_enabled(torch.is_grad_enabled() and index == len(timesteps) - 1):
+                prediction = pipe.denoise(latents, timestep, text, tokens, encoding.condition, mask)
+                latents = pipe.scheduler.step(prediction, timestep, latents).prev_sample
+        return pipe.decode_latents(latents, encoding)
+
+    def save(self, folder: Path) -> None:
+        for name in ("vae", "image_encoder", "controlnet", "unet"):
+            getattr(self, name).save_pretrained(folder / name)

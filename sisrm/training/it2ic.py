@@ -1,0 +1,102 @@
+"""Stage 5, `it2ic`: controller, image encoder and SCA (s2.3, eq 9), with random MFF regions and the image encoder's own estimate.
+
+    L = E ||eps - eps_theta(Z_t, Z_l, t, P_t, P_m)||^2   (eq 9; velocity instead of eps where the scheduler says so)
+
+Trained are the image encoder, the ControlNet and SCA, as in the paper; a small backbone may train too (`train_unet`). Added to eq 9: the
+image encoder also estimates the HR latents (sampling starts from that estimate), and every condition is left out some of the time, so
+that guidance, MFF and the ablation's switches all work on a network that has seen them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from sisrm.attention import is_segmentation_key
+from sisrm.pipeline import SISRMPipeline
+from sisrm.sape import choose_labels, prompt_of
+from sisrm.training.backbone import diffusion_target
+from sisrm.training.conditions import encode_hr, random_normal, random_region, read_semantics
+from sisrm.training.data import CropSettings
+from sisrm.training.loop import Stage
+from sisrm.training.sape import DEGRADATION_MIX
+
+
+class It2icStage(Stage):
+    """Args: estimate_weight: of the L1 between estimated and true latents; low_share: share of samples with timesteps in the lower
+    part of the schedule, where sampling from an estimate takes place; low_limit: where that part ends (share of T)."""
+
+    name = "it2ic"
+
+    def __init__(
+        self,
+        pipe: SISRMPipeline,
+        crop: int = 256,
+        train_unet: bool = True,
+        estimate_weight: float = 1.0,
+        low_share: float = 0.7,
+        low_limit: float = 0.4,
+        dropout: float = 0.1,
+    ):
+        super().__init__()
+        self.pipe, self.crop, self.dropout = pipe, crop, dropout
+        self.estimate_weight, self.low_share, self.low_limit = estimate_weight, low_share, low_limit
+        self.vae, self.text_encoder = pipe.vae.requires_grad_(False), pipe.text_encoder.requires_grad_(False)
+        self.segmenter, self.sape = pipe.segmenter.requires_grad_(False).eval(), pipe.sape.requires_grad_(False)
+        self.sape.token_projection.requires_grad_(True)
+        self.sape.token_position.requires_grad_(True)
+        self.image_encoder = pipe.image_encoder.requires_grad_(True).train()
+        self.controlnet = pipe.controlnet.requires_grad_(True).train()
+        self.unet = pipe.unet.train()
+        for key, parameter in self.unet.named_parameters():
+            parameter.requires_grad_(train_unet or is_segmentation_key(key))
+
+    def crops(self) -> CropSettings:
+        return CropSettings(crop=self.crop, scale=(0.5, 1.0), degradations=DEGRADATION_MIX)
+
+    def forward(self, batch: dict, role: str, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
+        hr, lr = batch["hr"], batch["lr"]
+        latents = encode_hr(self.pipe, hr)
+        tokens, prompt, mask = condition_on(self.pipe, lr, generator, self.dropout)
+        encoding = self.image_encoder(lr)
+        estimate = encoding.latents.float() * self.pipe.vae.config.scaling_factor
+        noise = random_normal(latents.shape, generator, latents)
+        timesteps = self.draw_timesteps(len(latents), generator).to(latents.device)
+        noisy = self.pipe.scheduler.add_noise(latents, noise, timesteps)
+        prediction = self.pipe.denoise(noisy, timesteps, self.pipe.encode_prompt(prompt), tokens, encoding.condition, mask)
+        diffusion = F.mse_loss(prediction, diffusion_target(self.pipe.scheduler, latents, noise, timesteps))
+        restoration = F.l1_loss(estimate, latents)
+        figures = {"diffusion": float(diffusion.detach()), "estimate": float(restoration.detach())}
+        return diffusion + self.estimate_weight * restoration, figures
+
+    def draw_timesteps(self, count: int, generator: torch.Generator) -> torch.Tensor:
+        """Mostly from the lower part of the schedule, where sampling from an estimate takes place."""
+        total = self.pipe.scheduler.config.num_train_timesteps
+        low = torch.rand(count, generator=generator) < self.low_share
+        return (torch.rand(count, generator=generator) * total * low.float().mul(self.low_limit - 1).add(1)).long()
+
+    def save(self, folder: Path) -> None:
+        for name in ("unet", "controlnet", "image_encoder", "sape"):
+            getattr(self, name).save_pretrained(folder / name)
+
+
+def condition_on(pipe: SISRMPipeline, lr: torch.Tensor, generator: torch.Generator, dropout: float):
+    """(segmentation tokens or None, prompts, M or None) for LR crops, each left out with probability `dropout`.
+
+    M is the chosen labels' region as at inference in half of the batches, else a random region or absent (M = 1 everywhere).
+    """
+    mask_embedding, distribution, class_map = read_semantics(pipe, lr)
+    prompts, regions = [], []
+    for scores, classes in zip(distribution, class_map):
+        labels = choose_labels(scores, int(torch.randint(1, 9, (), generator=generator)))
+        prompts.append("" if torch.rand((), generator=generator) < dropout else prompt_of(labels))
+        regions.append(pipe.mff.region(classes, [label.index for label in labels]))
+    tokens = None if torch.rand((), generator=generator) < dropout else pipe.sape.tokens(mask_embedding)
+    kind = int(torch.randint(4, (), generator=generator))
+    if kind == 0:
+        return tokens, prompts, None
+    if kind == 1:
+        return tokens, prompts, random_region(class_map.shape[-2:], len(lr), generator).to(lr.device)
+    return tokens, prompts, torch.stack(regions)[:, None]

@@ -1,0 +1,84 @@
+"""Stage 2, `segmenter`: SegFormer on labelled photos, optionally taught by a pretrained network.
+
+Hard labels alone, from a random start, are the slow road. With a teacher the loss also asks for its soft labels (Hinton et al.) and for
+its features, each of SegFormer's four stages seen through a linear map (FitNets). The student sees the photo smaller, softer and in
+other light than the teacher does: at inference it gets small damaged images.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import SegformerForSemanticSegmentation
+
+from sisrm.evaluation.teacher import Teacher, teacher_input
+from sisrm.sape import IMAGE_MEAN, IMAGE_STD
+from sisrm.training.data import UNSURE, CropSettings
+from sisrm.training.loop import Stage
+
+# Which of the teacher's 18 feature maps each SegFormer stage should agree with: (index, channels), chosen by stride and depth.
+TEACHER_FEATURES = ((3, 24), (6, 32), (13, 96), (17, 320))
+
+
+class SegmenterStage(Stage):
+    """Args: teacher may be None (hard labels only); `crop` in pixels of the segmenter's input."""
+
+    name = "segmenter"
+
+    def __init__(self, segmenter: SegformerForSemanticSegmentation, teacher: Teacher | None = None, crop: int = 192):
+        super().__init__()
+        self.segmenter, self.teacher, self.crop = segmenter.requires_grad_(True).train(), teacher, crop
+        widths = segmenter.config.hidden_sizes
+        self.to_teacher = nn.ModuleList(
+            nn.Conv2d(width, channels, 1) for width, (_, channels) in zip(widths, TEACHER_FEATURES if teacher else ())
+        )
+
+    def crops(self) -> CropSettings:
+        # photos of 512 are read at 256 by the pipeline; around that, so that things are learnt at several sizes
+        return CropSettings(crop=self.crop, scale=(0.36, 0.8))
+
+    def forward(self, batch: dict, role: str, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
+        image, classes = batch["hr"], batch["classes"]
+        output = self.segmenter(self.student_view(image, generator), output_hidden_states=True)
+        logits = output.logits.float()
+        size = logits.shape[-2:]
+        targets = F.interpolate(classes[:, None].float(), size=size, mode="nearest-exact")[:, 0].long()
+        hard = F.cross_entropy(logits, targets, ignore_index=UNSURE)
+        known = targets != UNSURE
+        figures = {"hard": float(hard.detach()), "agreement": float((logits.argmax(1) == targets)[known].float().mean())}
+        loss = hard
+        if self.teacher is not None:
+            with torch.no_grad():
+                teacher_logits, features = self.teacher(teacher_input(image))
+            # class 0 of the teacher is "not sure", which the student does not have
+            wanted = F.interpolate(teacher_logits.float()[:, 1:], size=size, mode="bilinear").softmax(1)
+            soft = -(wanted * logits.log_softmax(1)).sum(1).mean()
+            alike = sum(
+                1 - F.cosine_similarity(project(hidden), F.adaptive_avg_pool2d(features[index], hidden.shape[-2:]), dim=1).mean()
+                for project, hidden, (index, _) in zip(self.to_teacher, output.hidden_states, TEACHER_FEATURES)
+            )
+            loss = 0.5 * hard + soft + 0.5 * alike
+            figures |= {"soft": float(soft.detach()), "features": float(alike.detach())}
+        return loss, figures
+
+    def student_view(self, image: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """Normalised; brightness, contrast and gamma varied per photo; half of the batches pass through a smaller size."""
+        count = len(image)
+        brightness, contrast, gamma = (
+            (torch.rand(count, 1, 1, 1, generator=generator) * (high - low) + low).to(image)
+            for low, high in ((-0.1, 0.1), (0.7, 1.3), (0.75, 1.33))
+        )
+        view = ((image.clamp(0, 1) ** gamma - 0.5) * contrast + 0.5 + brightness).clamp(0, 1)
+        if torch.rand((), generator=generator) < 0.5:
+            side = int(self.crop / (1 + 2 * torch.rand((), generator=generator)))
+            small = F.interpolate(view, size=(side, side), mode="bilinear", antialias=True)
+            small = small + 0.03 * torch.rand((), generator=generator) * torch.randn(small.shape, generator=generator).to(small)
+            view = F.interpolate(small, size=image.shape[-2:], mode="bicubic").clamp(0, 1)
+        mean, std = (image.new_tensor(values).view(1, 3, 1, 1) for values in (IMAGE_MEAN, IMAGE_STD))
+        return (view - mean) / std
+
+    def save(self, folder: Path) -> None:
+        self.segmenter.save_pretrained(folder / "segmenter")

@@ -1,0 +1,126 @@
+"""Real classes at tiny size, shared by all tests."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler
+from PIL import Image
+from transformers import CLIPTextConfig, CLIPTextModel, SegformerConfig, SegformerForSemanticSegmentation
+
+from sisrm.autoencoder import CompactAutoencoder
+from sisrm.controlnet import SegmentationControlNet
+from sisrm.image_encoder import ImageEncoder
+from sisrm.labels import CLASS_NAMES
+from sisrm.mff import MaskFeatureFusion
+from sisrm.pipeline import SISRMPipeline
+from sisrm.sape import SAPE
+from sisrm.training.compact import label_tokenizer
+from sisrm.unet import SegmentationUNet
+
+torch.set_num_threads(int(os.environ.get("SISRM_TEST_THREADS", "1")))
+
+UNET = {
+    "sample_size": 8,
+    "in_channels": 4,
+    "out_channels": 4,
+    "block_out_channels": (8, 16),
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+    "layers_per_block": 1,
+    "cross_attention_dim": 16,
+    "attention_head_dim": 2,
+    "norm_num_groups": 4,
+}
+
+
+def tiny_components(trained: bool = True) -> dict:
+    """Every component at 4 to 16 channels. `trained` gives zero-initialised layers random weights, as training would;
+    without it the new branches are the exact identities that they start as."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        tokenizer = label_tokenizer()
+        unet = SegmentationUNet(**UNET)
+        components = {
+            "vae": CompactAutoencoder(
+                latent_channels=4, width=8, num_encoder_blocks=(1, 1, 1), num_decoder_blocks=(1, 1, 1), lr_feature_channels=8
+            ),
+            "text_encoder": CLIPTextModel(
+                CLIPTextConfig(
+                    vocab_size=len(tokenizer),
+                    hidden_size=16,
+                    intermediate_size=16,
+                    num_hidden_layers=1,
+                    num_attention_heads=2,
+                    max_position_embeddings=tokenizer.model_max_length,
+                    bos_token_id=tokenizer.bos_token_id,
+                    eos_token_id=tokenizer.eos_token_id,
+                    pad_token_id=tokenizer.pad_token_id,
+                )
+            ),
+            "tokenizer": tokenizer,
+            "unet": unet,
+            "controlnet": SegmentationControlNet.from_unet(unet, conditioning_channels=8, conditioning_embedding_out_channels=(8,)),
+            "image_encoder": ImageEncoder(latent_channels=4, width=8, depth=1, latent_width=8, latent_depth=1, condition_channels=4),
+            "segmenter": SegformerForSemanticSegmentation(
+                SegformerConfig(
+                    num_labels=len(CLASS_NAMES), hidden_sizes=[8, 8, 16, 16], depths=[1, 1, 1, 1],
+                    num_attention_heads=[1, 1, 2, 2], decoder_hidden_size=16, classifier_dropout_prob=0.0, drop_path_rate=0.0,
+                )
+            ),
+            "sape": SAPE(embedding_channels=8, cross_attention_dim=16, grid=2),
+            "mff": MaskFeatureFusion(),
+            "scheduler": DDIMScheduler(
+                beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction", clip_sample=False, timestep_spacing="trailing"
+            ),
+        }
+        for component in components.values():
+            if isinstance(component, torch.nn.Module):
+                component.eval()
+                if trained:
+                    for parameter in component.parameters():
+                        if parameter.ndim > 1 and not parameter.detach().any():
+                            torch.nn.init.normal_(parameter, std=0.2)
+        if trained:
+            # random logits are nearly flat; sharper ones give labels and regions that differ between pictures
+            torch.nn.init.normal_(components["segmenter"].decode_head.classifier.weight, std=2.0)
+            torch.nn.init.normal_(components["sape"].label_generator.weight, std=2.0)
+    return components
+
+
+def tiny_pipe(trained: bool = True) -> SISRMPipeline:
+    """A pipeline of tiny components that is quick enough to be called in every test."""
+    pipe = SISRMPipeline(**tiny_components(trained), num_inference_steps=2, guidance_scale=1.5, top_k=3, start_strength=0.5)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.fixture
+def tiny_pipeline() -> SISRMPipeline:
+    return tiny_pipe()
+
+
+@pytest.fixture(scope="session")
+def compact_pipeline() -> SISRMPipeline:
+    """The bundled model."""
+    from sisrm.presets import load_pipeline
+
+    pipe = load_pipeline("compact", device="cpu")
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.fixture
+def photo() -> Image.Image:
+    """24 x 20: smooth colours, an edge and some texture, so that every branch has something to react to."""
+    rng = np.random.default_rng(0)
+    rows, columns = np.mgrid[0:20, 0:24]
+    pixels = np.stack([columns * 8, rows * 10, 120 + 60 * np.sin(columns)], axis=-1)
+    pixels[8:14, 6:18] = (200, 60, 40)
+    return Image.fromarray(np.clip(pixels + rng.normal(0, 6, pixels.shape), 0, 255).astype(np.uint8))

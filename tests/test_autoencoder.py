@@ -1,0 +1,45 @@
+"""The compact autoencoder and the image encoder: shapes, identities, saving."""
+
+from __future__ import annotations
+
+import torch
+from conftest import tiny_components
+
+from sisrm.autoencoder import CompactAutoencoder
+from sisrm.image_encoder import ImageEncoder
+
+
+def test_shapes_and_round_trip_through_files(tmp_path):
+    vae = tiny_components()["vae"]
+    image = torch.rand(2, 3, 32, 48) * 2 - 1
+    latents = vae.encode(image).latents
+    assert latents.shape == (2, 4, 4, 6)
+    assert vae.decode(latents).sample.shape == image.shape
+    vae.save_pretrained(tmp_path)
+    again = CompactAutoencoder.from_pretrained(tmp_path)
+    assert torch.equal(again(image).sample, vae(image).sample)
+    assert all(again.config[name] == vae.config[name] for name in ("width", "latent_channels", "scaling_factor"))
+
+
+def test_untrained_lr_fusion_is_the_plain_decoder_and_a_trained_one_is_not():
+    latents, features = torch.randn(1, 4, 4, 4), torch.randn(1, 8, 8, 8)
+    untrained, trained = tiny_components(trained=False)["vae"], tiny_components()["vae"]
+    assert torch.equal(untrained.decode(latents, lr_features=features).sample, untrained.decode(latents).sample)
+    assert not torch.allclose(trained.decode(latents, lr_features=features).sample, trained.decode(latents).sample)
+
+
+def test_low_precision_keeps_the_last_layer_fine():
+    vae = tiny_components()["vae"].to(torch.bfloat16)
+    with torch.no_grad():
+        sample = vae.decode(torch.randn(1, 4, 8, 8, dtype=torch.bfloat16)).sample
+    assert sample.dtype == torch.float32
+    assert (sample.to(torch.bfloat16).float() != sample).float().mean() > 0.9
+
+
+def test_image_encoder_meets_decoder_and_latents():
+    encoder = ImageEncoder(latent_channels=4, width=8, depth=1, latent_width=8, latent_depth=1, condition_channels=3)
+    encoding = encoder(torch.rand(2, 3, 16, 24))
+    assert encoding.features.shape == (2, 8, 16, 24)
+    assert encoding.latents.shape == (2, 4, 8, 12)
+    assert encoding.condition.shape == (2, 7, 8, 12)
+    assert torch.equal(encoding.condition[:, :4], encoding.latents)
