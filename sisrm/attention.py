@@ -75,8 +75,15 @@ def add_segmentation_attention(model: nn.Module) -> None:
     """
     for transformer in (module for module in model.modules() if isinstance(module, Transformer2DModel)):
         for index, plain in enumerate(transformer.transformer_blocks):
-            if plain.norm_type != "layer_norm" or plain.attn2 is None or plain.only_cross_attention or plain.pos_embed is not None:
-                raise TypeError("SCA needs blocks with layer norm, self-attention and text cross-attention, as Stable Diffusion has")
+            if (
+                plain.norm_type != "layer_norm"
+                or plain.attn2 is None
+                or plain.only_cross_attention
+                or plain.pos_embed is not None
+            ):
+                raise TypeError(
+                    "SCA needs blocks with layer norm, self-attention and text cross-attention, as Stable Diffusion has"
+                )
             block = SegmentationTransformerBlock(
                 plain.dim,
                 plain.num_attention_heads,

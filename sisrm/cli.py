@@ -82,7 +82,14 @@ examples:
 """
 
 TRAIN = """\
-Train one stage of the model. `python -m sisrm train --help` lists the stages.
+Train one stage of the model on photos of your own. A stage starts from a pipeline folder (--model) and writes another one
+to DIR/model, which the other commands take as --preset and the next stage as --model.
+
+examples:
+  python -m sisrm train init --output runs/init
+  python -m sisrm train autoencoder --data shards/ --output runs/autoencoder --model runs/init
+  python -m sisrm train it2ic --data photos/ --output runs/it2ic --model runs/backbone/model --resume
+  accelerate launch --multi_gpu -m sisrm train it2ic --data shards/ --output runs/it2ic --model runs/backbone/model
 """
 
 

@@ -14,6 +14,7 @@ import logging
 import os
 import secrets
 import struct
+import warnings
 from functools import lru_cache
 from pathlib import Path
 
@@ -24,6 +25,9 @@ from PIL.PngImagePlugin import PngInfo
 from sisrm.errors import ImageError, ParameterError
 
 logger = logging.getLogger(__name__)
+
+# Pillow warns of large pictures when it reads the header; here the header decides and the caller gets an error.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 MIN_SIDE = 16
 """Smallest accepted width and height in pixels."""

@@ -46,7 +46,9 @@ class MaskFeatureFusion(ModelMixin, ConfigMixin):
         if user_region is not None:
             drawn = torch.as_tensor(np.asarray(user_region, dtype=np.float32), device=class_map.device)
             if drawn.ndim != 2 or not drawn.numel() or not bool(torch.isfinite(drawn).all()):
-                raise ParameterError("region_mask", f"array of shape {tuple(drawn.shape)}", "a (height, width) mask of finite values")
+                raise ParameterError(
+                    "region_mask", f"array of shape {tuple(drawn.shape)}", "a (height, width) mask of finite values"
+                )
             mask = mask | (resize_mask(drawn[None, None], class_map.shape)[0, 0] >= self.cutoff)
         return mask.float()
 

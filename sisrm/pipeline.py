@@ -28,8 +28,16 @@ from sisrm.image_encoder import ImageEncoding
 from sisrm.images import MIN_SIDE, prepare_image
 from sisrm.sape import Label, choose_labels, prompt_of, segmenter_input, user_labels
 
+# Not used here: from_pretrained takes component classes only from modules that are imported already.
+from sisrm.autoencoder import CompactAutoencoder  # noqa: F401  # isort: skip
+from sisrm.controlnet import SegmentationControlNet  # noqa: F401  # isort: skip
+from sisrm.mff import MaskFeatureFusion  # noqa: F401  # isort: skip
+from sisrm.unet import SegmentationUNet  # noqa: F401  # isort: skip
+
 SCALE = 4  # the paper's and the only factor: x4 per side
-SEGMENTER_SIDE = 256  # shorter side that the segmenter reads; more costs time and shows it nothing new in an image of 128
+SEGMENTER_SIDE = (
+    256  # shorter side that the segmenter reads; more costs time and shows it nothing new in an image of 128
+)
 CLASS_MAP_SIDE = 1024  # class probabilities are interpolated up to this long side; beyond it the class map is enlarged
 COLOR_FIXES = ("wavelet", "adain", "none")
 
@@ -50,7 +58,8 @@ class SegmentationOutput(BaseOutput):
 class SISRMOutput(BaseOutput):
     """Result of a run. Lists hold one entry per image; with output_type "np" or "pt", `images` is one array or tensor.
 
-    mff_mask: (4h, 4w) bool, the region M of eq 10. seed: of the start noise, enough to repeat the run. timings: seconds per step of the list.
+    mff_mask: (4h, 4w) bool, the region M of eq 10. seed: of the start noise, enough to repeat the run.
+    timings: seconds per part of the call.
     """
 
     images: list[Image.Image] | np.ndarray | torch.Tensor
@@ -140,7 +149,9 @@ class SISRMPipeline(DiffusionPipeline):
     @property
     def defaults(self) -> dict[str, float | int]:
         """What a call uses for the arguments left at None."""
-        return {name: self.config[name] for name in ("num_inference_steps", "guidance_scale", "top_k", "start_strength")}
+        return {
+            name: self.config[name] for name in ("num_inference_steps", "guidance_scale", "top_k", "start_strength")
+        }
 
     @property
     def lr_multiple(self) -> int:
@@ -246,7 +257,9 @@ class SISRMPipeline(DiffusionPipeline):
 
         # 8. Denoising: ControlNet, mask, U-Net, scheduler
         with clock.measure("denoising"), self.progress_bar(total=len(timesteps)) as progress:
-            padded_masks = F.pad(masks, (0, SCALE * (padded.shape[-1] - width), 0, SCALE * (padded.shape[-2] - height)), mode="replicate")
+            padded_masks = F.pad(
+                masks, (0, SCALE * (padded.shape[-1] - width), 0, SCALE * (padded.shape[-2] - height)), mode="replicate"
+            )
             for index, timestep in enumerate(timesteps):
                 if self.interrupt:
                     raise Interrupted(f"stopped before step {index + 1} of {len(timesteps)}")
@@ -266,7 +279,9 @@ class SISRMPipeline(DiffusionPipeline):
                 latents = step.prev_sample
                 if callback_on_step_end is not None:
                     estimate = step.get("pred_original_sample", latents)
-                    changed = callback_on_step_end(self, index, int(timestep), {"latents": latents, "estimate": estimate})
+                    changed = callback_on_step_end(
+                        self, index, int(timestep), {"latents": latents, "estimate": estimate}
+                    )
                     latents = (changed or {}).get("latents", latents)
                 progress.update()
 
@@ -308,7 +323,15 @@ class SISRMPipeline(DiffusionPipeline):
         return self.extract_semantics(self.prepare_lr_image(image), top_k, labels, extend_labels).output
 
     def check_inputs(
-        self, num_inference_steps, guidance_scale, top_k, conditioning_scale, start_strength, color_fix, color_fix_strength, output_type
+        self,
+        num_inference_steps,
+        guidance_scale,
+        top_k,
+        conditioning_scale,
+        start_strength,
+        color_fix,
+        color_fix_strength,
+        output_type,
     ) -> None:
         """Raise ParameterError for the first argument that is not accepted."""
         require_integer("num_inference_steps", num_inference_steps, 1, 200)
@@ -325,17 +348,28 @@ class SISRMPipeline(DiffusionPipeline):
     def prepare_lr_image(self, image) -> torch.Tensor:
         """-> (B, 3, h, w) float32 in [0, 1] on the run's device."""
         if isinstance(image, torch.Tensor):
-            if image.ndim != 4 or image.shape[1] != 3 or not image.is_floating_point() or min(image.shape[-2:]) < MIN_SIDE:
-                raise ParameterError("image", f"tensor {tuple(image.shape)} {image.dtype}", "float (B, 3, h, w) with sides from 16")
+            if (
+                image.ndim != 4
+                or image.shape[1] != 3
+                or not image.is_floating_point()
+                or min(image.shape[-2:]) < MIN_SIDE
+            ):
+                raise ParameterError(
+                    "image", f"tensor {tuple(image.shape)} {image.dtype}", "float (B, 3, h, w) with sides from 16"
+                )
             if not bool(((image >= 0) & (image <= 1)).all()):
                 raise ParameterError("image", "values outside the range", "finite values in [0, 1]")
             return image.to(self._execution_device, torch.float32)
         images = [image] if isinstance(image, Image.Image) else list(image) if isinstance(image, (list, tuple)) else []
         if not images or not all(isinstance(entry, Image.Image) for entry in images):
-            raise ParameterError("image", type(image).__name__, "a PIL image, a list of PIL images, or a (B, 3, h, w) tensor")
+            raise ParameterError(
+                "image", type(image).__name__, "a PIL image, a list of PIL images, or a (B, 3, h, w) tensor"
+            )
         images = [prepare_image(entry) for entry in images]
         if len({entry.size for entry in images}) > 1:
-            raise ImageError("image", f"the images of one call must have one size, these have {[entry.size for entry in images]}")
+            raise ImageError(
+                "image", f"the images of one call must have one size, these have {[entry.size for entry in images]}"
+            )
         pixels = torch.from_numpy(np.stack([np.asarray(entry) for entry in images]))
         return pixels.permute(0, 3, 1, 2).to(self._execution_device, torch.float32).div(255).contiguous()
 
@@ -348,7 +382,9 @@ class SISRMPipeline(DiffusionPipeline):
             raise ParameterError("generator", generator, f"a torch.Generator or a list of {count}")
         return generators, [entry.initial_seed() for entry in generators]
 
-    def extract_semantics(self, lr_image: torch.Tensor, top_k: int, labels=None, extend_labels: bool = False) -> _Semantics:
+    def extract_semantics(
+        self, lr_image: torch.Tensor, top_k: int, labels=None, extend_labels: bool = False
+    ) -> _Semantics:
         """SAPE on (B, 3, h, w) in [0, 1] (eq 1, 2)."""
         given = self.prepare_labels(labels, len(lr_image))
         pixels = segmenter_input(lr_image, SEGMENTER_SIDE).to(self.segmenter.dtype)
@@ -359,10 +395,18 @@ class SISRMPipeline(DiffusionPipeline):
         for words, distribution in zip(given, logits.float().softmax(1)):
             predicted = choose_labels(distribution, top_k)
             known = {label.name for label in words}
-            rest = predicted if not words else [entry for entry in predicted if entry.name not in known] if extend_labels else []
+            rest = (
+                predicted
+                if not words
+                else [entry for entry in predicted if entry.name not in known]
+                if extend_labels
+                else []
+            )
             chosen.append([*words, *rest])
         output = SegmentationOutput(
-            class_map=[entry.cpu().numpy() for entry in class_map], labels=chosen, prompt=[prompt_of(entry) for entry in chosen]
+            class_map=[entry.cpu().numpy() for entry in class_map],
+            labels=chosen,
+            prompt=[prompt_of(entry) for entry in chosen],
         )
         return _Semantics(self.sape.tokens(mask_embedding), output)
 
@@ -380,7 +424,11 @@ class SISRMPipeline(DiffusionPipeline):
     def encode_prompt(self, prompt: list[str]) -> torch.Tensor:
         """E_t (eq 3): B strings -> (B, L, cross_attention_dim)."""
         tokens = self.tokenizer(
-            prompt, padding="max_length", max_length=self.tokenizer.model_max_length, truncation=True, return_tensors="pt"
+            prompt,
+            padding="max_length",
+            max_length=self.tokenizer.model_max_length,
+            truncation=True,
+            return_tensors="pt",
         )
         return self.text_encoder(tokens.input_ids.to(self._execution_device))[0]
 
@@ -414,9 +462,13 @@ class SISRMPipeline(DiffusionPipeline):
             self.scheduler.set_begin_index(first)
         return self.scheduler.timesteps[first:]
 
-    def prepare_latents(self, start: torch.Tensor, timestep: torch.Tensor, generators: list[torch.Generator]) -> torch.Tensor:
+    def prepare_latents(
+        self, start: torch.Tensor, timestep: torch.Tensor, generators: list[torch.Generator]
+    ) -> torch.Tensor:
         """The LR image's latents (or their restored estimate) plus noise at the first timestep."""
-        noise = torch.stack([torch.randn(start.shape[1:], generator=entry, device=entry.device).to(start) for entry in generators])
+        noise = torch.stack(
+            [torch.randn(start.shape[1:], generator=entry, device=entry.device).to(start) for entry in generators]
+        )
         return self.scheduler.add_noise(start, noise, timestep.reshape(1).expand(len(start)))
 
     def denoise(
@@ -465,7 +517,9 @@ def class_map_of(probabilities: torch.Tensor, size: tuple[int, int]) -> torch.Te
     """(B, classes, h, w) -> (B, *size) uint8: interpolated, then the likeliest class, so that borders have no stair steps."""
     shrink = min(1.0, CLASS_MAP_SIDE / max(size))
     inner = [max(1, round(side * shrink)) for side in size]
-    maps = torch.stack([F.interpolate(entry[None], size=inner, mode="bilinear")[0].argmax(0) for entry in probabilities])
+    maps = torch.stack(
+        [F.interpolate(entry[None], size=inner, mode="bilinear")[0].argmax(0) for entry in probabilities]
+    )
     return F.interpolate(maps[:, None].float(), size=size, mode="nearest-exact")[:, 0].to(torch.uint8)
 
 
@@ -480,7 +534,9 @@ def to_output(images: torch.Tensor, output_type: str):
     if output_type == "pt":
         return images
     arrays = images.permute(0, 2, 3, 1).cpu().numpy()
-    return arrays if output_type == "np" else [Image.fromarray(array) for array in (arrays * 255).round().astype(np.uint8)]
+    return (
+        arrays if output_type == "np" else [Image.fromarray(array) for array in (arrays * 255).round().astype(np.uint8)]
+    )
 
 
 def require_integer(name: str, value: object, low: int, high: int) -> None:

@@ -29,7 +29,9 @@ class Preset:
 PRESETS: dict[str, Preset] = {
     preset.name: preset
     for preset in (
-        Preset("compact", "SISRM compact", "this project's own weights, bundled, for any CPU or GPU", ASSETS / "compact"),
+        Preset(
+            "compact", "SISRM compact", "this project's own weights, bundled, for any CPU or GPU", ASSETS / "compact"
+        ),
     )
 }
 
@@ -39,7 +41,9 @@ def default_preset() -> str:
     return os.environ.get("SISRM_PRESET") or "compact"
 
 
-def load_pipeline(preset: str | None = None, device: str | None = None, dtype: torch.dtype | None = None) -> SISRMPipeline:
+def load_pipeline(
+    preset: str | None = None, device: str | None = None, dtype: torch.dtype | None = None
+) -> SISRMPipeline:
     """A pipeline ready to run.
 
     Args:
@@ -68,9 +72,17 @@ def check_folder(folder: Path) -> None:
     """Raise WeightsError, naming the file, when a component of the pipeline folder has no configuration or no weights."""
     index = folder / "model_index.json"
     if not index.is_file():
-        raise WeightsError(f"{folder.name}: model_index.json is missing; expected a folder written by SISRMPipeline.save_pretrained")
+        raise WeightsError(
+            f"{folder.name}: model_index.json is missing; expected a folder written by SISRMPipeline.save_pretrained"
+        )
     for name, entry in json.loads(index.read_text()).items():
-        if name.startswith("_") or not isinstance(entry, list) or entry[0] is None or "Tokenizer" in entry[1] or name == "scheduler":
+        if (
+            name.startswith("_")
+            or not isinstance(entry, list)
+            or entry[0] is None
+            or "Tokenizer" in entry[1]
+            or name == "scheduler"
+        ):
             continue
         if not (folder / name / "config.json").is_file() or not list((folder / name).glob("*.safetensors")):
             raise WeightsError(f"{folder.name}/{name}: expected config.json and a .safetensors file")

@@ -97,5 +97,6 @@ def trained_parts(pipe: SISRMPipeline) -> dict[str, bool]:
     return {
         "sca": any(bool(value.any()) for value in sca),
         "controlnet": any(bool(value.detach().any()) for value in zero_convolutions),
-        "image_encoder": pipe.image_encoder is not None and bool(pipe.image_encoder.blocks[0].conv2.weight.detach().any()),
+        "image_encoder": pipe.image_encoder is not None
+        and bool(pipe.image_encoder.blocks[0].conv2.weight.detach().any()),
     }

@@ -45,7 +45,9 @@ class SAPE(ModelMixin, ConfigMixin):
     """
 
     @register_to_config
-    def __init__(self, num_classes: int = 150, embedding_channels: int = 64, cross_attention_dim: int = 128, grid: int = 8):
+    def __init__(
+        self, num_classes: int = 150, embedding_channels: int = 64, cross_attention_dim: int = 128, grid: int = 8
+    ):
         super().__init__()
         self.mask_encoder = nn.Sequential(  # eq 1
             nn.Conv2d(num_classes, embedding_channels, 3, padding=1),
@@ -97,7 +99,11 @@ def choose_labels(probabilities: torch.Tensor, top_k: int, floor: float = 0.0) -
     """
     scores, indices = probabilities.float().topk(min(top_k, len(probabilities)))
     pairs = zip(scores.tolist(), indices.tolist())
-    return [Label(CLASS_NAMES[index], index, score) for rank, (score, index) in enumerate(pairs) if rank == 0 or score >= floor]
+    return [
+        Label(CLASS_NAMES[index], index, score)
+        for rank, (score, index) in enumerate(pairs)
+        if rank == 0 or score >= floor
+    ]
 
 
 def user_labels(names: list[str], free_text: bool = False) -> list[Label]:

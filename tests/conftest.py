@@ -49,7 +49,11 @@ def tiny_components(trained: bool = True) -> dict:
         unet = SegmentationUNet(**UNET)
         components = {
             "vae": CompactAutoencoder(
-                latent_channels=4, width=8, num_encoder_blocks=(1, 1, 1), num_decoder_blocks=(1, 1, 1), lr_feature_channels=8
+                latent_channels=4,
+                width=8,
+                num_encoder_blocks=(1, 1, 1),
+                num_decoder_blocks=(1, 1, 1),
+                lr_feature_channels=8,
             ),
             "text_encoder": CLIPTextModel(
                 CLIPTextConfig(
@@ -66,18 +70,30 @@ def tiny_components(trained: bool = True) -> dict:
             ),
             "tokenizer": tokenizer,
             "unet": unet,
-            "controlnet": SegmentationControlNet.from_unet(unet, conditioning_channels=8, conditioning_embedding_out_channels=(8,)),
-            "image_encoder": ImageEncoder(latent_channels=4, width=8, depth=1, latent_width=8, latent_depth=1, condition_channels=4),
+            "controlnet": SegmentationControlNet.from_unet(
+                unet, conditioning_channels=8, conditioning_embedding_out_channels=(8,)
+            ),
+            "image_encoder": ImageEncoder(
+                latent_channels=4, width=8, depth=1, latent_width=8, latent_depth=1, condition_channels=4
+            ),
             "segmenter": SegformerForSemanticSegmentation(
                 SegformerConfig(
-                    num_labels=len(CLASS_NAMES), hidden_sizes=[8, 8, 16, 16], depths=[1, 1, 1, 1],
-                    num_attention_heads=[1, 1, 2, 2], decoder_hidden_size=16, classifier_dropout_prob=0.0, drop_path_rate=0.0,
+                    num_labels=len(CLASS_NAMES),
+                    hidden_sizes=[8, 8, 16, 16],
+                    depths=[1, 1, 1, 1],
+                    num_attention_heads=[1, 1, 2, 2],
+                    decoder_hidden_size=16,
+                    classifier_dropout_prob=0.0,
+                    drop_path_rate=0.0,
                 )
             ),
             "sape": SAPE(embedding_channels=8, cross_attention_dim=16, grid=2),
             "mff": MaskFeatureFusion(),
             "scheduler": DDIMScheduler(
-                beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction", clip_sample=False, timestep_spacing="trailing"
+                beta_schedule="squaredcos_cap_v2",
+                prediction_type="v_prediction",
+                clip_sample=False,
+                timestep_spacing="trailing",
             ),
         }
         for component in components.values():
@@ -96,7 +112,9 @@ def tiny_components(trained: bool = True) -> dict:
 
 def tiny_pipe(trained: bool = True) -> SISRMPipeline:
     """A pipeline of tiny components that is quick enough to be called in every test."""
-    pipe = SISRMPipeline(**tiny_components(trained), num_inference_steps=2, guidance_scale=1.5, top_k=3, start_strength=0.5)
+    pipe = SISRMPipeline(
+        **tiny_components(trained), num_inference_steps=2, guidance_scale=1.5, top_k=3, start_strength=0.5
+    )
     pipe.set_progress_bar_config(disable=True)
     return pipe
 

@@ -94,7 +94,9 @@ def test_block_is_equation_8():
 
 def test_controlnet_is_cloned_with_sca():
     unet = tiny_components()["unet"]
-    controlnet = SegmentationControlNet.from_unet(unet, conditioning_channels=8, conditioning_embedding_out_channels=(8,))
+    controlnet = SegmentationControlNet.from_unet(
+        unet, conditioning_channels=8, conditioning_embedding_out_channels=(8,)
+    )
     theirs, ours = unet.down_blocks.state_dict(), controlnet.down_blocks.state_dict()
     assert theirs.keys() == ours.keys()
     assert any(is_segmentation_key(key) for key in ours)

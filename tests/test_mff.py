@@ -14,7 +14,9 @@ from sisrm.mff import MaskFeatureFusion
 @pytest.fixture
 def residuals():
     generator = torch.Generator().manual_seed(0)
-    return tuple(torch.randn(2, 3, side, side, generator=generator) for side in (16, 8)), torch.randn(2, 3, 4, 4, generator=generator)
+    return tuple(torch.randn(2, 3, side, side, generator=generator) for side in (16, 8)), torch.randn(
+        2, 3, 4, 4, generator=generator
+    )
 
 
 def test_ones_are_plain_controlnet_and_zeros_no_control(residuals):

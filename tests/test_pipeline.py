@@ -105,9 +105,13 @@ def test_segment_agrees_with_the_call(tiny_pipeline, photo):
 
 
 def test_output_types(tiny_pipeline, photo):
-    pil, array, tensor = (tiny_pipeline(photo, generator=seeded(), output_type=kind).images for kind in ("pil", "np", "pt"))
+    pil, array, tensor = (
+        tiny_pipeline(photo, generator=seeded(), output_type=kind).images for kind in ("pil", "np", "pt")
+    )
     assert array.shape == (1, 80, 96, 3) and tensor.shape == (1, 3, 80, 96)
-    assert difference(array[0], tensor[0].permute(1, 2, 0)) == 0 and difference(np.asarray(pil[0]) / 255, array[0]) < 0.003
+    assert (
+        difference(array[0], tensor[0].permute(1, 2, 0)) == 0 and difference(np.asarray(pil[0]) / 255, array[0]) < 0.003
+    )
     from_tensor = torch.from_numpy(np.asarray(photo)).permute(2, 0, 1)[None] / 255
     assert difference(tiny_pipeline(from_tensor, generator=seeded(), output_type="np").images, array) == 0
     assert len(tiny_pipeline(photo, generator=seeded(), return_dict=False)) == 7
@@ -131,7 +135,14 @@ def test_wrong_arguments_are_named(tiny_pipeline, photo, name, value):
 
 
 def test_wrong_images_are_refused(tiny_pipeline, photo):
-    for image in (None, "photo.png", [], torch.zeros(1, 3, 8, 8), torch.zeros(1, 3, 32, 32, dtype=torch.uint8), torch.full((1, 3, 32, 32), 2.0)):
+    for image in (
+        None,
+        "photo.png",
+        [],
+        torch.zeros(1, 3, 8, 8),
+        torch.zeros(1, 3, 32, 32, dtype=torch.uint8),
+        torch.full((1, 3, 32, 32), 2.0),
+    ):
         with pytest.raises(ParameterError, match="image"):
             tiny_pipeline(image)
     with pytest.raises(ImageError, match="16"):
@@ -171,7 +182,8 @@ def test_timesteps_begin_at_the_start_strength(tiny_pipeline, steps, strength):
 def test_weaker_start_stays_closer_to_the_estimate(tiny_pipeline):
     start = torch.randn(1, 4, 8, 8)
     near, far = (
-        tiny_pipeline.prepare_latents(start, tiny_pipeline.prepare_timesteps(4, strength)[0], [seeded()]) for strength in (0.1, 0.9)
+        tiny_pipeline.prepare_latents(start, tiny_pipeline.prepare_timesteps(4, strength)[0], [seeded()])
+        for strength in (0.1, 0.9)
     )
     assert (near - start).abs().mean() < (far - start).abs().mean()
 
@@ -182,7 +194,9 @@ def test_round_trip_through_a_folder(tiny_pipeline, photo, tmp_path):
     again = SISRMPipeline.from_pretrained(tmp_path)
     again.set_progress_bar_config(disable=True)
     assert again.defaults == tiny_pipeline.defaults
-    assert difference(tiny_pipeline(photo, generator=seeded()).images[0], again(photo, generator=seeded()).images[0]) == 0
+    assert (
+        difference(tiny_pipeline(photo, generator=seeded()).images[0], again(photo, generator=seeded()).images[0]) == 0
+    )
 
 
 def test_presets_load_folders_and_name_what_is_wrong(tiny_pipeline, tmp_path, monkeypatch):

@@ -1,4 +1,6 @@
-"""Stage 4, `backbone`: a small text-to-image U-Net on (latent, label prompt) pairs, the "pretrained T2I model" that the paper starts from."""
+"""Stage 4, `backbone`: a small text-to-image U-Net on (latent, label prompt) pairs.
+
+It stands for the "pretrained T2I model" that the paper starts from (Stable Diffusion)."""
 
 from __future__ import annotations
 
@@ -17,7 +19,11 @@ from sisrm.training.loop import Stage
 
 def diffusion_target(scheduler, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
     """What the network is asked for: the noise of eq 9, or the velocity where the scheduler's configuration says so."""
-    return scheduler.get_velocity(latents, noise, timesteps) if scheduler.config.prediction_type == "v_prediction" else noise
+    return (
+        scheduler.get_velocity(latents, noise, timesteps)
+        if scheduler.config.prediction_type == "v_prediction"
+        else noise
+    )
 
 
 class BackboneStage(Stage):
@@ -27,7 +33,10 @@ class BackboneStage(Stage):
         super().__init__()
         self.pipe, self.crop = pipe, crop
         self.vae = pipe.vae.requires_grad_(False)
-        self.unet, self.text_encoder = pipe.unet.requires_grad_(True).train(), pipe.text_encoder.requires_grad_(True).train()
+        self.unet, self.text_encoder = (
+            pipe.unet.requires_grad_(True).train(),
+            pipe.text_encoder.requires_grad_(True).train(),
+        )
         for key, parameter in self.unet.named_parameters():
             parameter.requires_grad_(not is_segmentation_key(key))
 
@@ -46,4 +55,6 @@ class BackboneStage(Stage):
     def save(self, folder: Path) -> None:
         self.unet.save_pretrained(folder / "unet")
         self.text_encoder.save_pretrained(folder / "text_encoder")
-        clone_controlnet(self.unet).save_pretrained(folder / "controlnet")  # s2.3: the controller starts as the encoder's clone
+        clone_controlnet(self.unet).save_pretrained(
+            folder / "controlnet"
+        )  # s2.3: the controller starts as the encoder's clone

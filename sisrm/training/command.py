@@ -41,24 +41,61 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = "stages, in order:\n" + "\n".join(f"  {name:12} {text}" for name, text in STAGES.items())
     parser.add_argument("stage", choices=list(STAGES), metavar="STAGE", help="one of " + ", ".join(STAGES))
-    parser.add_argument("--data", nargs="+", default=[], metavar="PATH", help="WebDataset shards (.tar), folders of shards, or folders of photos")
-    parser.add_argument("--output", required=True, metavar="DIR", help="run folder: DIR/model (a pipeline folder), DIR/checkpoint, DIR/logs")
-    parser.add_argument("--model", default="compact", metavar="NAME|DIR", help="pipeline to start from (default: compact, the bundled one)")
-    parser.add_argument("--resume", action="store_true", help="go on from DIR/checkpoint, with the same samples as an unbroken run")
-    parser.add_argument("--teacher", metavar="PATH", help="folder with teacher.safetensors: for segmenter and finishing")
+    parser.add_argument(
+        "--data",
+        nargs="+",
+        default=[],
+        metavar="PATH",
+        help="WebDataset shards (.tar), folders of shards, or folders of photos",
+    )
+    parser.add_argument(
+        "--output",
+        required=True,
+        metavar="DIR",
+        help="run folder: DIR/model (a pipeline folder), DIR/checkpoint, DIR/logs",
+    )
+    parser.add_argument(
+        "--model",
+        default="compact",
+        metavar="NAME|DIR",
+        help="pipeline to start from (default: compact, the bundled one)",
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="go on from DIR/checkpoint, with the same samples as an unbroken run"
+    )
+    parser.add_argument(
+        "--teacher", metavar="PATH", help="folder with teacher.safetensors: for segmenter and finishing"
+    )
     parser.add_argument("--steps", type=int, help="optimiser steps (default: by stage)")
     parser.add_argument("--minutes", type=float, help="end after this wall time; the learning rate falls accordingly")
     parser.add_argument("--batch", type=int, help="images per step and process (default: by stage)")
     parser.add_argument("--learning-rate", type=float, help="peak learning rate (default: by stage)")
     parser.add_argument("--crop", type=int, help="crop side in HR pixels (default: by stage)")
-    parser.add_argument("--ema", type=float, default=0.999, help="decay of the weights' running average (default: 0.999)")
-    parser.add_argument("--freeze-unet", action="store_true", help="it2ic: train SCA, ControlNet and image encoder only, as in the paper")
+    parser.add_argument(
+        "--ema", type=float, default=0.999, help="decay of the weights' running average (default: 0.999)"
+    )
+    parser.add_argument(
+        "--freeze-unet",
+        action="store_true",
+        help="it2ic: train SCA, ControlNet and image encoder only, as in the paper",
+    )
+    parser.add_argument("--head-only", action="store_true", help="labels: train the label generator alone, E_m stays")
     parser.add_argument("--adversarial", type=float, help="finishing: weight of the discriminator (0: none)")
     parser.add_argument("--features", type=float, help="finishing: weight of the teacher's feature distance")
-    parser.add_argument("--exclude-sources", nargs="*", default=[], metavar="PREFIX", help="leave out photos whose key starts so (licences)")
-    parser.add_argument("--mixed-precision", default="no", choices=["no", "bf16", "fp16"], help="autocast precision (default: no)")
+    parser.add_argument(
+        "--exclude-sources",
+        nargs="*",
+        default=[],
+        metavar="PREFIX",
+        help="leave out photos whose key starts so (licences)",
+    )
+    parser.add_argument(
+        "--mixed-precision", default="no", choices=["no", "bf16", "fp16"], help="autocast precision (default: no)"
+    )
     parser.add_argument("--workers", type=int, default=1, help="processes that prepare samples (default: 1)")
-    parser.add_argument("--checkpoint-minutes", type=float, default=4.0, help="minutes between checkpoints (default: 4)")
+    parser.add_argument(
+        "--checkpoint-minutes", type=float, default=4.0, help="minutes between checkpoints (default: 4)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of samples, noise and initial weights (default: 0)")
 
 
@@ -130,7 +167,7 @@ def build_stage(args: argparse.Namespace, source: Path):
         case "segmenter":
             return SegmenterStage(pipe.segmenter, teacher, **options)
         case "labels":
-            return LabelsStage(pipe, **options)
+            return LabelsStage(pipe, head_only=args.head_only, **options)
         case "sape":
             return SapeStage(pipe, **options)
         case "backbone":

@@ -15,7 +15,13 @@ from tokenizers.models import WordLevel
 from tokenizers.normalizers import Lowercase
 from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
-from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast, SegformerConfig, SegformerForSemanticSegmentation
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    PreTrainedTokenizerFast,
+    SegformerConfig,
+    SegformerForSemanticSegmentation,
+)
 
 from sisrm.autoencoder import CompactAutoencoder
 from sisrm.controlnet import SegmentationControlNet
@@ -111,7 +117,9 @@ def build_compact(seed: int = 0) -> SISRMPipeline:
 
 def clone_controlnet(unet: SegmentationUNet) -> SegmentationControlNet:
     """The ControlNet cloned from the U-Net's encoder, SCA included (s2.3); it reads the image encoder's condition (32 channels)."""
-    return SegmentationControlNet.from_unet(unet, conditioning_channels=32, conditioning_embedding_out_channels=(64,)).eval()
+    return SegmentationControlNet.from_unet(
+        unet, conditioning_channels=32, conditioning_embedding_out_channels=(64,)
+    ).eval()
 
 
 def initialise(output: Path, seed: int = 0) -> None:

@@ -27,7 +27,9 @@ def presence_targets(classes: torch.Tensor, smallest: float = 0.005) -> torch.Te
     return weights / weights.sum(1, keepdim=True).clamp(min=1e-6)
 
 
-def prompts_from_classes(classes: torch.Tensor, generator: torch.Generator, dropout: float = 0.1, most: int = 8) -> list[str]:
+def prompts_from_classes(
+    classes: torch.Tensor, generator: torch.Generator, dropout: float = 0.1, most: int = 8
+) -> list[str]:
     """A label prompt per crop: its largest classes, a random number of them; sometimes none, so that guidance has a meaning."""
     prompts = []
     for weights in presence_targets(classes.cpu()):
@@ -65,5 +67,6 @@ def read_semantics(pipe: SISRMPipeline, lr: torch.Tensor) -> tuple[torch.Tensor,
     probabilities = pipe.segmenter(segmenter_input(lr, 2 * min(lr.shape[-2:]))).logits.float().softmax(1)
     mask_embedding, logits = pipe.sape(probabilities)
     size = [4 * side for side in lr.shape[-2:]]
-    class_map = F.interpolate(probabilities, size=size, mode="bilinear").argmax(1)
+    # the likeliest class first, then enlarged: M is only needed at the residuals' resolutions, which are lower still
+    class_map = F.interpolate(probabilities.argmax(1)[:, None].float(), size=size, mode="nearest-exact")[:, 0].long()
     return mask_embedding.float(), logits.float().softmax(1), class_map

@@ -126,7 +126,9 @@ def random_crop(
     across, down = image.width / width, image.height / height
     box = (left * across, top * down, (left + settings.crop) * across, (top + settings.crop) * down)
     side = (settings.crop, settings.crop)
-    hr = np.asarray(image.crop(tuple(map(round, box))) if factor == 1.0 else image.resize(side, Image.Resampling.LANCZOS, box=box))
+    hr = np.asarray(
+        image.crop(tuple(map(round, box))) if factor == 1.0 else image.resize(side, Image.Resampling.LANCZOS, box=box)
+    )
     if labels is None:
         classes = np.full(side, UNSURE, np.int64)
     else:

@@ -131,6 +131,20 @@ _LIGHT = DegradationSettings(
     final_sinc_probability=0.0,
     antialias=True,
 )
+# A camera's own softness at full resolution: wide lens blur, hardly any noise, mostly no compression. Pairs taken with two focal
+# lengths look like this; `light` is sharper and noisier.
+_CAMERA = replace(
+    _LIGHT,
+    last=replace(
+        _LIGHT.last,
+        kernel_sizes=(15,),
+        sigma_range=(0.8, 2.4),
+        gaussian_range=(0.0, 2.0),
+        poisson_range=(0.0, 0.1),
+        jpeg_probability=0.25,
+        jpeg_range=(80.0, 100.0),
+    ),
+)
 # Old web pictures that were passed on many times: the upper half of SeeSR's ranges and a little more.
 _HEAVY = replace(
     _SEESR,
@@ -152,7 +166,12 @@ _HEAVY = replace(
         jpeg_range=(20.0, 60.0),
     ),
 )
-DEGRADATIONS: dict[str, DegradationSettings] = {"light": _LIGHT, "seesr": _SEESR, "heavy": _HEAVY}
+DEGRADATIONS: dict[str, DegradationSettings] = {
+    "light": _LIGHT,
+    "camera": _CAMERA,
+    "seesr": _SEESR,
+    "heavy": _HEAVY,
+}
 
 
 def random_kernel(generator: np.random.Generator, settings: RoundSettings) -> np.ndarray:

@@ -35,8 +35,8 @@ class FinishingStage(Stage):
         crop: int = 192,
         pixel_weight: float = 1.0,
         gradient_weight: float = 0.5,
-        feature_weight: float = 0.3,
-        adversarial_weight: float = 0.02,
+        feature_weight: float = 0.5,
+        adversarial_weight: float = 0.05,
         warmup: int = 200,
         dropout: float = 0.1,
     ):
@@ -50,14 +50,18 @@ class FinishingStage(Stage):
         self.vae = pipe.vae.requires_grad_(True).train()
         self.vae.encoder.requires_grad_(False)
         self.image_encoder = pipe.image_encoder.requires_grad_(True).train()
-        self.controlnet, self.unet = pipe.controlnet.requires_grad_(True).train(), pipe.unet.requires_grad_(True).train()
+        self.controlnet, self.unet = (
+            pipe.controlnet.requires_grad_(True).train(),
+            pipe.unet.requires_grad_(True).train(),
+        )
         self.discriminator = PatchDiscriminator() if adversarial_weight else None
         self.register_buffer("batches", torch.zeros((), dtype=torch.long))
         self._judged: tuple[torch.Tensor, ...] = ()
 
     def crops(self) -> CropSettings:
         # camera-like damage more often than in eq 9's stage: sharpening it is what this stage is for
-        return CropSettings(crop=self.crop, scale=(0.6, 1.0), degradations=(("light", 0.65), ("seesr", 0.3), ("heavy", 0.05)))
+        mix = (("camera", 0.5), ("light", 0.2), ("seesr", 0.25), ("heavy", 0.05))
+        return CropSettings(crop=self.crop, scale=(0.6, 1.0), degradations=mix)
 
     def role_parameters(self, role: str) -> list[nn.Parameter]:
         if role == "discriminator":
@@ -69,7 +73,9 @@ class FinishingStage(Stage):
         if role == "discriminator":
             fake, real, enlarged = self._judged
             verdict, truth = self.discriminator(fake, enlarged).float(), self.discriminator(real, enlarged).float()
-            return F.relu(1 + verdict).mean() + F.relu(1 - truth).mean(), {"margin": float((truth - verdict).detach().mean())}
+            return F.relu(1 + verdict).mean() + F.relu(1 - truth).mean(), {
+                "margin": float((truth - verdict).detach().mean())
+            }
         hr, lr = batch["hr"], batch["lr"]
         result = self.restore(lr, generator)
         enlarged = F.interpolate(lr, scale_factor=SCALE, mode="bicubic").clamp(0, 1)
@@ -89,7 +95,9 @@ class FinishingStage(Stage):
             loss = loss - self.adversarial_weight * ramp * realness
             figures["realness"] = float(realness.detach())
         with torch.no_grad():
-            energy = sum(result.float().diff(dim=axis).abs().mean() / hr.diff(dim=axis).abs().mean() for axis in (2, 3)) / 2
+            energy = (
+                sum(result.float().diff(dim=axis).abs().mean() / hr.diff(dim=axis).abs().mean() for axis in (2, 3)) / 2
+            )
             self.batches += 1
         return loss, figures | {"energy": float(energy)}
 

@@ -65,7 +65,9 @@ class It2icStage(Stage):
         noise = random_normal(latents.shape, generator, latents)
         timesteps = self.draw_timesteps(len(latents), generator).to(latents.device)
         noisy = self.pipe.scheduler.add_noise(latents, noise, timesteps)
-        prediction = self.pipe.denoise(noisy, timesteps, self.pipe.encode_prompt(prompt), tokens, encoding.condition, mask)
+        prediction = self.pipe.denoise(
+            noisy, timesteps, self.pipe.encode_prompt(prompt), tokens, encoding.condition, mask
+        )
         diffusion = F.mse_loss(prediction, diffusion_target(self.pipe.scheduler, latents, noise, timesteps))
         restoration = F.l1_loss(estimate, latents)
         figures = {"diffusion": float(diffusion.detach()), "estimate": float(restoration.detach())}

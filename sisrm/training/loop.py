@@ -101,7 +101,10 @@ def train(stage: Stage, photos: Photos, settings: LoopSettings) -> dict[str, flo
     stage.to(memory_format=torch.channels_last)
     optimizers = {
         role: torch.optim.AdamW(
-            stage.role_parameters(role), lr=settings.learning_rate, betas=settings.betas, weight_decay=settings.weight_decay
+            stage.role_parameters(role),
+            lr=settings.learning_rate,
+            betas=settings.betas,
+            weight_decay=settings.weight_decay,
         )
         for role in stage.roles
     }
@@ -123,7 +126,13 @@ def train(stage: Stage, photos: Photos, settings: LoopSettings) -> dict[str, flo
         prefetch_factor=3 if settings.workers else None,
         persistent_workers=settings.workers > 0,
     )
-    bar = tqdm(total=settings.steps, initial=progress["step"], desc=stage.name, disable=not accelerator.is_main_process, mininterval=5)
+    bar = tqdm(
+        total=settings.steps,
+        initial=progress["step"],
+        desc=stage.name,
+        disable=not accelerator.is_main_process,
+        mininterval=5,
+    )
     smoothed: dict[str, float] = {}
     started = last_checkpoint = time.monotonic()
     seconds_before, step = progress["seconds"], progress["step"]
@@ -133,7 +142,11 @@ def train(stage: Stage, photos: Photos, settings: LoopSettings) -> dict[str, flo
         if settings.minutes:
             done = max(done, elapsed / (60 * settings.minutes))
             # every process must leave the loop at the same step, so the first one's clock decides
-            if bool(accelerator.reduce(torch.tensor(float(done >= 1.0 and accelerator.is_main_process), device=accelerator.device))):
+            if bool(
+                accelerator.reduce(
+                    torch.tensor(float(done >= 1.0 and accelerator.is_main_process), device=accelerator.device)
+                )
+            ):
                 break
         rate = settings.learning_rate * rate_factor(step, done, settings)
         batch = {key: value.to(accelerator.device, non_blocking=True) for key, value in batch.items()}
@@ -156,8 +169,15 @@ def train(stage: Stage, photos: Photos, settings: LoopSettings) -> dict[str, flo
         ema.step(averaged)
         bar.update()
         if step % 20 == 0:
-            speed = (step + 1 - progress["step"]) * settings.batch * accelerator.num_processes / (time.monotonic() - started)
-            bar.set_postfix({"images/s": f"{speed:.1f}", **{key: f"{value:.4g}" for key, value in smoothed.items()}}, refresh=False)
+            speed = (
+                (step + 1 - progress["step"])
+                * settings.batch
+                * accelerator.num_processes
+                / (time.monotonic() - started)
+            )
+            bar.set_postfix(
+                {"images/s": f"{speed:.1f}", **{key: f"{value:.4g}" for key, value in smoothed.items()}}, refresh=False
+            )
             accelerator.log({**smoothed, "images_per_second": speed, "learning_rate": rate}, step=step)
         if time.monotonic() - last_checkpoint > 60 * settings.checkpoint_minutes:
             save_checkpoint(accelerator, stage, ema, averaged, output, settings, step + 1, elapsed)
@@ -175,7 +195,9 @@ def rate_factor(step: int, done: float, settings: LoopSettings) -> float:
     return min(1.0, (step + 1) / max(1, settings.warmup)) * (settings.final_rate + (1 - settings.final_rate) * cosine)
 
 
-def save_checkpoint(accelerator, stage, ema, averaged, output: Path, settings: LoopSettings, step: int, seconds: float) -> None:
+def save_checkpoint(
+    accelerator, stage, ema, averaged, output: Path, settings: LoopSettings, step: int, seconds: float
+) -> None:
     """OUTPUT/checkpoint to go on from and OUTPUT/model with the averaged weights; replaced only when the new one is complete."""
     accelerator.wait_for_everyone()
     fresh = output / "checkpoint.new"

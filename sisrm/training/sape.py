@@ -24,7 +24,7 @@ from sisrm.training.loop import Stage
 LORA_RANK = 8  # s3.2
 SEGMENTER_LAYERS = r".*\.(q_proj|k_proj|v_proj|o_proj|fc1|fc2|linear_fuse|classifier)|decode_head\..*\.proj"
 SAPE_LAYERS = r"mask_encoder\.[02]|label_generator"
-DEGRADATION_MIX = (("light", 0.5), ("seesr", 0.4), ("heavy", 0.1))
+DEGRADATION_MIX = (("camera", 0.4), ("light", 0.2), ("seesr", 0.3), ("heavy", 0.1))
 
 
 def class_probabilities(segmenter: nn.Module, image: torch.Tensor, side: int) -> torch.Tensor:
@@ -38,14 +38,19 @@ def cross_entropy(logits: torch.Tensor, distribution: torch.Tensor) -> torch.Ten
 
 
 class LabelsStage(Stage):
-    """Mask encoder and label generator, from labelled photos; the segmenter is frozen. Half of the batches are read degraded."""
+    """Mask encoder and label generator, from labelled photos; the segmenter is frozen. Half of the batches are read degraded.
+
+    Args:
+        head_only: leave the mask encoder as it is: after IT2IC has learnt to read E_m, E_m must not change any more.
+    """
 
     name = "labels"
 
-    def __init__(self, pipe: SISRMPipeline, crop: int = 384, side: int = SEGMENTER_SIDE):
+    def __init__(self, pipe: SISRMPipeline, crop: int = 384, side: int = SEGMENTER_SIDE, head_only: bool = False):
         super().__init__()
         self.segmenter = pipe.segmenter.requires_grad_(False).eval()
-        self.sape, self.crop, self.side = pipe.sape.requires_grad_(True).train(), crop, side
+        self.sape, self.crop, self.side = pipe.sape.requires_grad_(not head_only).train(), crop, side
+        self.sape.label_generator.requires_grad_(True)
 
     def crops(self) -> CropSettings:
         return CropSettings(crop=self.crop, scale=(0.7, 1.0), degradations=(("light", 1.0),))
@@ -57,7 +62,9 @@ class LabelsStage(Stage):
         _, logits = self.sape(probabilities)
         targets = presence_targets(batch["classes"])
         best = logits.argmax(1, keepdim=True)
-        return cross_entropy(logits.float(), targets), {"first_right": float((targets.gather(1, best) > 0).float().mean())}
+        return cross_entropy(logits.float(), targets), {
+            "first_right": float((targets.gather(1, best) > 0).float().mean())
+        }
 
     def save(self, folder: Path) -> None:
         self.sape.save_pretrained(folder / "sape")
@@ -68,7 +75,14 @@ class SapeStage(Stage):
 
     name = "sape"
 
-    def __init__(self, pipe: SISRMPipeline, crop: int = 384, side: int = SEGMENTER_SIDE, balance: float = 0.1, rank: int = LORA_RANK):
+    def __init__(
+        self,
+        pipe: SISRMPipeline,
+        crop: int = 384,
+        side: int = SEGMENTER_SIDE,
+        balance: float = 0.1,
+        rank: int = LORA_RANK,
+    ):
         super().__init__()
         self.teacher_segmenter = copy.deepcopy(pipe.segmenter).requires_grad_(False).eval()
         self.teacher_sape = copy.deepcopy(pipe.sape).requires_grad_(False).eval()
@@ -85,7 +99,9 @@ class SapeStage(Stage):
             wanted_mask, wanted_logits = self.teacher_sape(wanted_probabilities)
         probabilities = class_probabilities(self.segmenter, batch["lr"], self.side)
         mask, logits = self.sape(probabilities)
-        likeness = F.mse_loss(mask.float(), wanted_mask.float()) / wanted_mask.float().var().clamp(min=1e-6)  # scale-free L_r
+        likeness = F.mse_loss(mask.float(), wanted_mask.float()) / wanted_mask.float().var().clamp(
+            min=1e-6
+        )  # scale-free L_r
         agreement = cross_entropy(logits.float(), wanted_logits.float().softmax(-1))
         same = (probabilities.argmax(1) == wanted_probabilities.argmax(1)).float().mean()
         return likeness + self.balance * agreement, {"mask": float(likeness.detach()), "same_class": float(same)}

@@ -48,7 +48,10 @@ class SegmenterStage(Stage):
         targets = F.interpolate(classes[:, None].float(), size=size, mode="nearest-exact")[:, 0].long()
         hard = F.cross_entropy(logits, targets, ignore_index=UNSURE)
         known = targets != UNSURE
-        figures = {"hard": float(hard.detach()), "agreement": float((logits.argmax(1) == targets)[known].float().mean())}
+        figures = {
+            "hard": float(hard.detach()),
+            "agreement": float((logits.argmax(1) == targets)[known].float().mean()),
+        }
         loss = hard
         if self.teacher is not None:
             with torch.no_grad():
@@ -57,7 +60,10 @@ class SegmenterStage(Stage):
             wanted = F.interpolate(teacher_logits.float()[:, 1:], size=size, mode="bilinear").softmax(1)
             soft = -(wanted * logits.log_softmax(1)).sum(1).mean()
             alike = sum(
-                1 - F.cosine_similarity(project(hidden), F.adaptive_avg_pool2d(features[index], hidden.shape[-2:]), dim=1).mean()
+                1
+                - F.cosine_similarity(
+                    project(hidden), F.adaptive_avg_pool2d(features[index], hidden.shape[-2:]), dim=1
+                ).mean()
                 for project, hidden, (index, _) in zip(self.to_teacher, output.hidden_states, TEACHER_FEATURES)
             )
             loss = 0.5 * hard + soft + 0.5 * alike
@@ -75,7 +81,9 @@ class SegmenterStage(Stage):
         if torch.rand((), generator=generator) < 0.5:
             side = int(self.crop / (1 + 2 * torch.rand((), generator=generator)))
             small = F.interpolate(view, size=(side, side), mode="bilinear", antialias=True)
-            small = small + 0.03 * torch.rand((), generator=generator) * torch.randn(small.shape, generator=generator).to(small)
+            small = small + 0.03 * torch.rand((), generator=generator) * torch.randn(
+                small.shape, generator=generator
+            ).to(small)
             view = F.interpolate(small, size=image.shape[-2:], mode="bicubic").clamp(0, 1)
         mean, std = (image.new_tensor(values).view(1, 3, 1, 1) for values in (IMAGE_MEAN, IMAGE_STD))
         return (view - mean) / std

@@ -1,0 +1,43 @@
+"""The Space's entry point: choose the preset, build the app, launch it.
+
+    python app.py
+
+Environment: SISRM_PRESET (a preset's name), SISRM_DEVICE (cpu, cuda, cuda:1; default: a GPU if there is one), GRADIO_SERVER_NAME (default
+127.0.0.1), GRADIO_SERVER_PORT (default 7860).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from pathlib import Path
+
+EXAMPLES = Path(__file__).resolve().parent / "examples"
+
+
+def main() -> None:
+    """Load the preset's pipeline once and serve until stopped."""
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    # xformers complains at import where it has no kernels; the attention backend is chosen by trying, and the app says which it is.
+    logging.getLogger("xformers").setLevel(logging.ERROR)
+
+    from diffusers.utils import logging as diffusers_logging
+
+    from sisrm.errors import SISRMError
+    from sisrm.presets import load_pipeline
+    from sisrm.ui.blocks import build_app
+
+    diffusers_logging.disable_progress_bar()
+    try:
+        pipe = load_pipeline(device=os.environ.get("SISRM_DEVICE") or None)
+    except SISRMError as error:
+        sys.exit(f"error: {error}")
+    pipe.set_progress_bar_config(disable=True)
+    build_app(pipe, examples=sorted(EXAMPLES.glob("*.png"))).serve()
+
+
+if __name__ == "__main__":
+    main()

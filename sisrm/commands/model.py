@@ -1,0 +1,86 @@
+"""What the commands with a model share: their options, loading it quietly, and the seed."""
+
+from __future__ import annotations
+
+import argparse
+
+from sisrm.errors import ParameterError
+
+FLAGS = {
+    "num_inference_steps": "--steps",
+    "guidance_scale": "--guidance-scale",
+    "top_k": "--top-k",
+    "labels": "--labels",
+    "preset": "--preset",
+    "device": "--device",
+}
+"""How the command line spells the pipeline's parameters, for error messages."""
+
+_CALL_OPTIONS = ("num_inference_steps", "guidance_scale", "top_k", "use_mff", "labels", "extend_labels")
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """--preset and --device, which every command with a model takes."""
+    model = parser.add_argument_group("model")
+    model.add_argument(
+        "--preset", metavar="NAME", help="a preset's name, or a folder that holds a pipeline (default: compact)"
+    )
+    model.add_argument("--device", metavar="NAME", help="cpu, cuda or cuda:N (default: a GPU where there is one)")
+
+
+def add_call_arguments(parser: argparse.ArgumentParser) -> None:
+    """The settings of the pipeline call that upscale and evaluate share."""
+    call = parser.add_argument_group("settings", "Each one left out has the default that the weights carry.")
+    call.add_argument(
+        "--steps", type=int, metavar="N", dest="num_inference_steps", help="denoising steps; more is slower"
+    )
+    call.add_argument("--guidance-scale", type=float, metavar="X", help="how strongly the prompt guides; 1 is off")
+    call.add_argument("--top-k", type=int, metavar="K", help="how many labels the prompt takes from what is seen")
+    call.add_argument(
+        "--mff",
+        action=argparse.BooleanOptionalAction,
+        dest="use_mff",
+        default=True,
+        help="limit local control to the labels' regions (mask feature fusion); --no-mff applies it everywhere",
+    )
+
+
+def call_options(options: argparse.Namespace) -> dict:
+    """The keyword arguments for the pipeline call that were given on the command line."""
+    return {name: getattr(options, name) for name in _CALL_OPTIONS if getattr(options, name, None) is not None}
+
+
+def load(options: argparse.Namespace):
+    """The pipeline that --preset and --device ask for. It shows a bar per image on a terminal and none elsewhere.
+
+    Raises:
+        ParameterError, WeightsError: see `sisrm.presets.load_pipeline`.
+    """
+    import diffusers
+    import transformers
+
+    from sisrm.presets import load_pipeline
+
+    # Bars and remarks of the libraries would bury the lines about files that cannot be used.
+    for library in (diffusers, transformers):
+        library.utils.logging.disable_progress_bar()
+        if not options.verbose:
+            library.utils.logging.set_verbosity_error()
+    pipe = load_pipeline(options.preset, options.device)
+    pipe.set_progress_bar_config(disable=None, leave=False)
+    return pipe
+
+
+def generator(seed: int | None):
+    """A seeded generator; None lets the pipeline draw a fresh seed.
+
+    Raises:
+        ParameterError: the seed does not fit into 64 bits.
+    """
+    import torch
+
+    if seed is None:
+        return None
+    if not 0 <= seed < 2**63:
+        raise ParameterError("--seed", seed, "an integer from 0 to 9223372036854775807")
+    return torch.Generator("cpu").manual_seed(seed)

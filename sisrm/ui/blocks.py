@@ -1,0 +1,176 @@
+"""The layout: which components there are, what they show, and which handler answers them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from gradio.i18n import I18nData
+
+from sisrm.labels import CLASS_NAMES
+from sisrm.runtime import describe
+from sisrm.ui import panels
+from sisrm.ui.endpoints import AS_SENT, ONE_AT_A_TIME, add_endpoints, errors_for_people, run_upscale
+from sisrm.ui.handlers import GUIDANCE_SCALE, SEED, STEPS, TOP_K, Handlers, Limit, check_settings, default_settings
+from sisrm.ui.texts import TEXTS, language, text
+from sisrm.ui.theme import CSS, theme
+from sisrm.ui.viewer import pair, viewer
+
+
+class App(gr.Blocks):
+    """The app; `serve` starts it with the settings it is meant to run with."""
+
+    translations: dict[str, dict[str, str]]
+
+    def get_api_info(self, all_endpoints: bool = False, page: str | None = None) -> Any:
+        """Gradio's description of the endpoints, with the undocumented ones in it.
+
+        /segment is registered as undocumented, because a client may leave out `api_name` only where exactly one endpoint is public; it
+        is documented all the same.
+        """
+        return super().get_api_info(all_endpoints=True, page=page)
+
+    def serve(self, **options: Any):
+        """Queue and launch; returns what `gr.Blocks.launch` returns.
+
+        Args:
+            options: of `gr.Blocks.launch`, taking the place of the app's own.
+        """
+        languages = {**self.translations, "zh-CN": self.translations["zh"], "zh-TW": self.translations["zh"]}
+        self.queue(max_size=32)
+        settings = {
+            "theme": theme(), "css": CSS, "i18n": gr.I18n(**languages), "footer_links": ["api", "settings"],
+            "share": False, "show_error": False, "enable_monitoring": False, "run_history": False, "ssr_mode": False,
+            "strict_cors": True, "max_file_size": "32mb",
+        }  # fmt: skip
+        return self.launch(**{**settings, **options})
+
+
+def build_app(pipe, examples: Iterable[str | Path] = ()) -> App:
+    """Build the app around a pipeline.
+
+    Args:
+        pipe: a `SISRMPipeline` that is ready to run.
+        examples: image files to offer.
+
+    Returns:
+        The app; call `serve` on it.
+    """
+    facts = describe(pipe)
+    shown = ("preset", "device", "dtype", "attention_backend")
+    handlers = Handlers(pipe, {key: facts[key] for key in shown})
+    with App(title="SISRM", analytics_enabled=False, delete_cache=(1800, 4 * 3600)) as app:
+        app.translations = {lang: {**TEXTS[lang], "runtime": _runtime_line(facts, lang)} for lang in TEXTS}
+        _page(handlers, [str(path) for path in examples])
+        add_endpoints(handlers)
+    return app
+
+
+def _page(handlers: Handlers, examples: list[str]) -> None:
+    """What a visitor sees."""
+    word = I18nData
+    defaults = default_settings(handlers.pipe)
+    with gr.Column(elem_id="heading"):
+        gr.Markdown("# SISRM")
+        gr.Markdown(word("tagline"))
+    # Three areas that the style sheet lays out: side by side on a wide screen; on a phone the result comes before the settings.
+    with gr.Row(elem_id="workspace"):
+        with gr.Column(elem_id="input"):
+            photo = gr.Image(
+                type="filepath",
+                image_mode=None,
+                sources=["upload", "clipboard"],
+                label=word("photo"),
+                height=300,
+                elem_id="photo",
+            )
+            picked = gr.Examples(
+                [[path] for path in examples], inputs=[photo], label=word("examples"), elem_id="examples", api_visibility="private"
+            ) if examples else None  # fmt: skip
+            run = gr.Button(word("run"), variant="primary", elem_id="run")
+        with gr.Column(elem_id="output"):
+            comparison = viewer()
+            with gr.Row(visible=False, elem_id="result") as result:
+                made = gr.HTML(elem_id="made", min_width=220)
+                download = gr.DownloadButton(word("download"), scale=0, min_width=180, elem_id="download")
+            with gr.Row(visible=False, elem_id="regions") as regions:
+                with gr.Column(min_width=240):
+                    overlay = gr.Image(
+                        type="filepath", format="png", interactive=False, label=word("regions"), show_label=False, buttons=["fullscreen"],
+                        elem_id="overlay",
+                    )  # fmt: skip
+                with gr.Column(min_width=240):
+                    semantics = gr.HTML(elem_id="semantics")
+            with gr.Accordion(word("details"), open=False, visible=False) as more:
+                details = gr.JSON(show_label=False, elem_id="details")
+        with gr.Column(elem_id="controls"), gr.Accordion(word("settings"), open=True, elem_id="settings"):
+            top_k = _slider(TOP_K, defaults.top_k, "top_k")
+            guidance = _slider(GUIDANCE_SCALE, defaults.guidance_scale, "guidance")
+            steps = _slider(STEPS, defaults.steps, "steps")
+            mff = gr.Checkbox(defaults.mff, label=word("mff"), info=word("mff_info"), elem_id="mff")
+            labels = gr.Dropdown(
+                sorted(CLASS_NAMES), value=[], multiselect=True, max_choices=TOP_K.high, label=word("labels"), info=word("labels_info"),
+                elem_id="labels",
+            )  # fmt: skip
+            seed = gr.Number(
+                defaults.seed,
+                label=word("seed"),
+                info=word("seed_info"),
+                precision=0,
+                minimum=SEED.low,
+                maximum=SEED.high,
+                elem_id="seed",
+            )
+            randomise = gr.Checkbox(False, label=word("randomise"), elem_id="randomise")
+    gr.Markdown(word("runtime"), elem_id="runtime")
+
+    def answer(
+        image, steps, guidance_scale, top_k, mff, seed, randomise, labels, request: gr.Request, progress=gr.Progress()
+    ):  # fmt: skip
+        lang = language(request.headers.get("accept-language"))
+        if image is None:
+            raise gr.Error(text("no_photo", lang), print_exception=False)
+        with errors_for_people(lang):
+            settings = check_settings(steps, guidance_scale, top_k, mff, None if randomise is True else seed, labels)
+            done = run_upscale(handlers, image, settings, progress, lang)
+        return {
+            comparison: pair(done.before, done.result),
+            made: panels.made(done.report, lang),
+            download: str(done.result),
+            overlay: str(done.overlay),
+            semantics: panels.semantics(done.report, lang),
+            details: done.report,
+            seed_field: done.report["seed"],
+            **{area: gr.update(visible=True) for area in hidden_at_first},
+        }
+
+    seed_field, hidden_at_first = seed, [result, regions, more]
+    event = {
+        "fn": answer,
+        "inputs": [photo, steps, guidance, top_k, mff, seed, randomise, labels],
+        "outputs": [comparison, made, download, overlay, semantics, details, seed, *hidden_at_first],
+        "show_progress_on": [comparison],
+        "api_visibility": "private",
+        **AS_SENT,
+        **ONE_AT_A_TIME,
+    }
+    run.click(**event)
+    if picked is not None:
+        picked.load_input_event.success(**event)
+
+
+def _slider(limit: Limit, value: float, name: str) -> gr.Slider:
+    return gr.Slider(
+        limit.low, limit.high, value, step=limit.step, label=I18nData(name), info=I18nData(f"{name}_info"), elem_id=name
+    )
+
+
+def _runtime_line(facts: dict[str, Any], lang: str) -> str:
+    trained = [text(f"part_{name}", lang) for name, learnt in facts["trained_parts"].items() if learnt]
+    line = text(
+        "runtime", lang, preset=facts["preset"] or "-", device=facts["device"], dtype=facts["dtype"],
+        attention=facts["attention_backend"], weights=facts["weights"] or "-",
+    )  # fmt: skip
+    return line + (text("trained", lang, parts=", ".join(trained)) if trained else text("untrained", lang))

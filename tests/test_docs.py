@@ -1,0 +1,81 @@
+"""README says what is true: its files exist, its commands parse, its Python runs, its front matter fits a Space."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from PIL import Image
+
+from sisrm.cli import build_parser
+from sisrm.training.command import STAGES
+
+ROOT = Path(__file__).resolve().parent.parent
+TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", TEXT, flags=re.MULTILINE | re.DOTALL)
+COMMANDS = [
+    line.split("#")[0].strip()
+    for language, block in BLOCKS
+    if language in ("", "bash", "sh")
+    for line in block.splitlines()
+    if line.startswith("python -m sisrm ")
+]
+
+
+def requirements() -> dict[str, Requirement]:
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    return {item.name: item for item in (Requirement(line) for line in lines if line and not line.startswith("#"))}
+
+
+def test_front_matter_is_what_a_space_needs():
+    facts = yaml.safe_load(TEXT.split("---\n")[1])
+    assert facts["sdk"] == "gradio"
+    assert requirements()["gradio"].specifier.contains(facts["sdk_version"])
+    assert facts["python_version"] == "3.12"
+    assert (ROOT / facts["app_file"]).is_file()
+    assert len(facts["short_description"]) <= 60
+
+
+def test_every_file_it_names_exists():
+    named = set(re.findall(r"`((?:sisrm|assets|examples|tests)/[\w./-]*)`", TEXT))
+    named |= {target for target in re.findall(r"\]\(([^)#]+)\)", TEXT) if "://" not in target}
+    named |= set(re.findall(r"`(LICENSE|CITATION\.cff|Makefile|app\.py)`", TEXT))
+    assert len(named) > 10
+    assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_every_command_line_parses(line):
+    words = [list(STAGES)[0] if word == "STAGE" else word for word in shlex.split(line)[3:]]
+    options = build_parser(with_training=True).parse_args(words)
+    assert options.command == words[0]
+
+
+def test_every_command_and_stage_is_shown():
+    assert {line.split()[3] for line in COMMANDS} == {"upscale", "segment", "evaluate", "complexity", "train"}
+    shown = [line.split()[4] for line in COMMANDS if line.split()[3] == "train"]
+    assert [stage for stage in shown if stage != "STAGE"] == list(STAGES)
+
+
+def test_the_first_python_block_runs(tmp_path, monkeypatch):
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    monkeypatch.chdir(tmp_path)
+    code = next(block for language, block in BLOCKS if language == "python")
+    exec(compile(code, "README.md", "exec"), {})
+    source = re.search(r'open\("(.+?)"\)', code).group(1)
+    result = re.search(r'save\("(.+?)"\)', code).group(1)
+    width, height = Image.open(source).size
+    assert Image.open(result).size == (4 * width, 4 * height)
+
+
+@pytest.mark.parametrize("name", ["README.md", "examples/README.md", "assets/compact/README.md"])
+def test_no_placeholder_and_no_path_of_one_machine_is_left(name):
+    text = (ROOT / name).read_text(encoding="utf-8")
+    assert (
+        re.findall(r"@@\w*|\bT[O]DO\b|\bFIX[M]E\b|\bTBD\b|\bXXX\b|(?<![\w.])/(?:home|work|root|tmp|Users)/\S*", text)
+        == []
+    )

@@ -1,0 +1,234 @@
+"""Training: seeded samples, every stage takes a step that lowers nothing but its own weights, resume is exact, folders chain."""
+
+from __future__ import annotations
+
+import copy
+import io
+import json
+import tarfile
+
+import numpy as np
+import pytest
+import torch
+from conftest import tiny_pipe
+from PIL import Image
+
+from sisrm.controlnet import SegmentationControlNet
+from sisrm.errors import ParameterError, WeightsError
+from sisrm.evaluation.teacher import Teacher
+from sisrm.pipeline import SISRMPipeline
+from sisrm.training.autoencoder import AutoencoderStage
+from sisrm.training.backbone import BackboneStage, diffusion_target
+from sisrm.training.compact import build_compact, label_tokenizer
+from sisrm.training.conditions import class_shares, presence_targets, prompts_from_classes, random_region
+from sisrm.training.data import UNSURE, Crops, CropSettings, Photos
+from sisrm.training.finishing import FinishingStage
+from sisrm.training.it2ic import It2icStage
+from sisrm.training.loop import LoopSettings, train
+from sisrm.training.sape import LabelsStage, SapeStage
+from sisrm.training.segmenter import SegmenterStage
+
+
+def encoded(image: Image.Image, **options) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, **options)
+    return stream.getvalue()
+
+
+@pytest.fixture(scope="module")
+def shard(tmp_path_factory):
+    """Three photos of 96 x 80 with class maps: left half sky, right half tree, a strip not sure."""
+    path = tmp_path_factory.mktemp("data") / "train-00.tar"
+    rng = np.random.default_rng(0)
+    with tarfile.open(path, "w") as archive:
+        for index in range(3):
+            pixels = rng.integers(0, 255, (10, 12, 3), dtype=np.uint8)
+            classes = np.full((80, 96), 5, np.uint8)
+            classes[:, :48] = 3
+            classes[:8] = 0
+            photo = Image.fromarray(pixels).resize((96, 80), Image.Resampling.BICUBIC)
+            files = {f"src{index % 2}_{index}.jpg": encoded(photo, format="JPEG", quality=95),
+                     f"src{index % 2}_{index}.seg.png": encoded(Image.fromarray(classes), format="PNG")}  # fmt: skip
+            for name, data in files.items():
+                entry = tarfile.TarInfo(name)
+                entry.size = len(data)
+                archive.addfile(entry, io.BytesIO(data))
+    return path
+
+
+@pytest.fixture
+def photos(shard):
+    return Photos([shard])
+
+
+def stages(pipe):
+    torch.manual_seed(0)
+    teacher = Teacher().requires_grad_(False).eval()
+    return {
+        "autoencoder": lambda: AutoencoderStage(pipe.vae, crop=32),
+        "segmenter": lambda: SegmenterStage(pipe.segmenter, teacher, crop=64),
+        "labels": lambda: LabelsStage(pipe, crop=64, side=64),
+        "sape": lambda: SapeStage(pipe, crop=64, side=64, rank=2),
+        "backbone": lambda: BackboneStage(pipe, crop=64),
+        "it2ic": lambda: It2icStage(pipe, crop=64, train_unet=False),
+        "finishing": lambda: FinishingStage(pipe, teacher, crop=64, warmup=1),
+    }
+
+
+# which components each stage may move; all others must stay as they were, bit for bit
+TRAINED = {
+    "autoencoder": {"vae"},
+    "segmenter": {"segmenter"},
+    "labels": {"sape"},
+    "sape": {"segmenter", "sape"},
+    "backbone": {"unet", "text_encoder", "controlnet"},
+    "it2ic": {"unet", "controlnet", "image_encoder", "sape"},
+    "finishing": {"vae", "unet", "controlnet", "image_encoder"},
+}
+
+
+def settings(output, **changes) -> LoopSettings:
+    options = {"steps": 2, "batch": 2, "learning_rate": 1e-2, "warmup": 1, "workers": 0, "ema_decay": 0.0}
+    return LoopSettings(output=str(output), **(options | changes))
+
+
+@pytest.mark.parametrize("name", list(TRAINED))
+def test_each_stage_trains_its_own_parts_and_writes_a_loadable_folder(name, photos, tmp_path):
+    pipe = tiny_pipe()
+    before = {
+        key: copy.deepcopy(part.state_dict())
+        for key, part in pipe.components.items()
+        if isinstance(part, torch.nn.Module)
+    }
+    pipe.save_pretrained(tmp_path / "run" / "model")
+    figures = train(stages(pipe)[name](), photos, settings(tmp_path / "run"))
+    assert np.isfinite(list(figures.values())).all()
+    after = SISRMPipeline.from_pretrained(tmp_path / "run" / "model")
+    for key, weights in before.items():
+        saved = getattr(after, key).state_dict()
+        assert saved.keys() == weights.keys()
+        moved = any(not torch.equal(saved[entry], weights[entry]) for entry in weights)
+        assert moved == (key in TRAINED[name]), f"{name} {'moved' if moved else 'left'} {key}"
+
+
+def test_it2ic_with_a_frozen_unet_trains_only_what_the_paper_trains():
+    pipe = tiny_pipe()
+    stage = It2icStage(pipe, crop=64, train_unet=False)
+    names = {key.split(".")[0] for key, value in stage.named_parameters() if value.requires_grad}
+    assert names == {"unet", "controlnet", "image_encoder", "sape"}
+    trained = [key for key, value in pipe.unet.named_parameters() if value.requires_grad]
+    assert trained and all("segmentation_attention" in key or "norm_segmentation" in key for key in trained)
+
+
+def test_labels_can_leave_the_mask_embedding_alone(photos, tmp_path):
+    pipe = tiny_pipe()
+    before = copy.deepcopy(pipe.sape.state_dict())
+    train(LabelsStage(pipe, crop=64, side=64, head_only=True), photos, settings(tmp_path))
+    after = pipe.sape.state_dict()
+    assert {key for key in before if not torch.equal(before[key], after[key])} == {
+        "label_generator.weight",
+        "label_generator.bias",
+    }
+
+
+def test_a_resumed_run_ends_where_an_unbroken_one_does(photos, tmp_path):
+    def run(folder, **changes):
+        pipe = tiny_pipe()
+        pipe.save_pretrained(folder / "model")
+        train(It2icStage(pipe, crop=64), photos, settings(folder, ema_decay=0.5, **changes))
+        return SISRMPipeline.from_pretrained(folder / "model").controlnet.state_dict()
+
+    whole = run(tmp_path / "whole", steps=4)
+    # stopped half-way: the same schedule of four steps, interrupted by time, is what a killed run leaves behind
+    pipe = tiny_pipe()
+    stage = It2icStage(pipe, crop=64)
+    original, calls = stage.forward, []
+
+    def dying(*arguments):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return original(*arguments)
+
+    stage.forward = dying
+    with pytest.raises(KeyboardInterrupt):
+        train(stage, photos, settings(tmp_path / "broken", steps=4, ema_decay=0.5, checkpoint_minutes=0))
+    assert json.loads((tmp_path / "broken/checkpoint/progress.json").read_text())["step"] == 2
+    train(It2icStage(tiny_pipe(), crop=64), photos, settings(tmp_path / "broken", steps=4, ema_decay=0.5, resume=True))
+    resumed = SegmentationControlNet.from_pretrained(tmp_path / "broken/model/controlnet").state_dict()
+    assert all(torch.equal(whole[key], resumed[key]) for key in whole)
+
+
+def test_resuming_nothing_is_an_error(photos, tmp_path):
+    with pytest.raises(WeightsError, match="progress.json"):
+        train(AutoencoderStage(tiny_pipe().vae, crop=32), photos, settings(tmp_path, resume=True))
+
+
+def test_samples_depend_on_seed_and_number_alone(photos):
+    crop = CropSettings(crop=64, scale=(0.7, 1.0), degradations=(("light", 1.0), ("seesr", 1.0)))
+    first, second, other = Crops(photos, crop, seed=1), Crops(photos, crop, seed=1), Crops(photos, crop, seed=2)
+    second[3]  # drawing another sample before must not matter
+    a, b, c = first[7], second[7], other[7]
+    assert a["hr"].shape == (3, 64, 64) and a["lr"].shape == (3, 16, 16) and a["classes"].shape == (64, 64)
+    assert all(torch.equal(a[key], b[key]) for key in a)
+    assert not torch.equal(a["hr"], c["hr"])
+    assert sorted(first.photo_of(number) for number in range(3)) == [0, 1, 2]
+    assert set(a["classes"].unique().tolist()) <= {2, 4, UNSURE}
+
+
+def test_label_maps_stay_on_their_pixels(photos):
+    """A crop's left part is sky where the photo's left half was, mirrored or not."""
+    whole = Crops(photos, CropSettings(crop=80), seed=0)
+    for number in range(6):
+        row = whole[number]["classes"][40]
+        changes = (row[1:] != row[:-1]).sum()
+        assert changes == 1 and {int(row[0]), int(row[-1])} == {2, 4}
+
+
+def test_photos_come_from_shards_or_folders_and_sources_can_be_left_out(shard, tmp_path):
+    assert len(Photos([shard])) == len(Photos([shard.parent])) == 3
+    assert len(Photos([shard], exclude_sources=("src0",))) == 1
+    Image.new("RGB", (40, 40)).save(tmp_path / "a.png")
+    folder = Photos([tmp_path])
+    assert len(folder) == 1 and folder.read(0)[2] is None
+    assert (Crops(folder, CropSettings(crop=32), 0)[0]["classes"] == UNSURE).all()
+    for wrong in (tmp_path / "nowhere", tmp_path / "a.png"):
+        with pytest.raises(ParameterError, match="data"):
+            Photos([wrong])
+
+
+def test_prompt_targets():
+    classes = torch.full((1, 10, 10), 2)
+    classes[0, :, 8:] = 4
+    classes[0, 0] = UNSURE
+    assert class_shares(classes)[0, [2, 4]].tolist() == pytest.approx([0.8, 0.2])
+    assert presence_targets(classes)[0, [2, 4]].tolist() == pytest.approx([2 / 3, 1 / 3])
+    assert prompts_from_classes(classes, torch.Generator(), dropout=1.0) == [""]
+    assert set(prompts_from_classes(classes.repeat(20, 1, 1), torch.Generator(), dropout=0.0)) == {"sky", "sky, tree"}
+    assert set(random_region((16, 16), 4, torch.Generator()).unique().tolist()) == {0.0, 1.0}
+
+
+def test_target_is_the_noise_or_the_velocity():
+    pipe = tiny_pipe()
+    latents, noise, steps = torch.randn(2, 4, 4, 4), torch.randn(2, 4, 4, 4), torch.tensor([10, 500])
+    assert torch.equal(
+        diffusion_target(pipe.scheduler, latents, noise, steps), pipe.scheduler.get_velocity(latents, noise, steps)
+    )
+    pipe.scheduler.register_to_config(prediction_type="epsilon")
+    assert torch.equal(diffusion_target(pipe.scheduler, latents, noise, steps), noise)
+
+
+def test_compact_architecture_is_within_its_budget_and_its_tokens_know_every_class():
+    pipe = build_compact()
+    parameters = sum(
+        p.numel() for part in pipe.components.values() if isinstance(part, torch.nn.Module) for p in part.parameters()
+    )
+    assert parameters <= 20e6
+    from sisrm.labels import CLASS_NAMES
+
+    tokenizer = label_tokenizer()
+    for name in CLASS_NAMES:
+        assert tokenizer.unk_token_id not in tokenizer(name).input_ids
+    assert tokenizer("zeppelin").input_ids[1] == tokenizer.unk_token_id
+    longest = ", ".join(sorted(CLASS_NAMES, key=lambda name: -len(name.split()))[:8])
+    assert len(tokenizer(longest).input_ids) <= tokenizer.model_max_length
