@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import copy
 import io
 import json
@@ -12,6 +13,7 @@ import pytest
 import torch
 from conftest import tiny_pipe
 from PIL import Image
+from safetensors.torch import load_file
 
 from sisrm.controlnet import SegmentationControlNet
 from sisrm.errors import ParameterError, WeightsError
@@ -19,6 +21,7 @@ from sisrm.evaluation.teacher import Teacher
 from sisrm.pipeline import SISRMPipeline
 from sisrm.training.autoencoder import AutoencoderStage
 from sisrm.training.backbone import BackboneStage, diffusion_target
+from sisrm.training.command import run
 from sisrm.training.compact import build_compact, label_tokenizer
 from sisrm.training.conditions import class_shares, presence_targets, prompts_from_classes, random_region
 from sisrm.training.data import UNSURE, Crops, CropSettings, Photos
@@ -132,13 +135,13 @@ def test_labels_can_leave_the_mask_embedding_alone(photos, tmp_path):
 
 
 def test_a_resumed_run_ends_where_an_unbroken_one_does(photos, tmp_path):
-    def run(folder, **changes):
+    def trained(folder, **changes):
         pipe = tiny_pipe()
         pipe.save_pretrained(folder / "model")
         train(It2icStage(pipe, crop=64), photos, settings(folder, ema_decay=0.5, **changes))
         return SISRMPipeline.from_pretrained(folder / "model").controlnet.state_dict()
 
-    whole = run(tmp_path / "whole", steps=4)
+    whole = trained(tmp_path / "whole", steps=4)
     # stopped half-way: the same schedule of four steps, interrupted by time, is what a killed run leaves behind
     pipe = tiny_pipe()
     stage = It2icStage(pipe, crop=64)
@@ -216,6 +219,19 @@ def test_target_is_the_noise_or_the_velocity():
     )
     pipe.scheduler.register_to_config(prediction_type="epsilon")
     assert torch.equal(diffusion_target(pipe.scheduler, latents, noise, steps), noise)
+
+
+def test_publishing_halves_the_weights_and_keeps_other_files(tmp_path):
+    tiny_pipe().save_pretrained(tmp_path / "run")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "README.md").write_text("card")
+    options = argparse.Namespace(stage="publish", model=str(tmp_path / "run"), output=str(tmp_path / "out"))
+    assert run(options) == 0
+    published = SISRMPipeline.from_pretrained(tmp_path / "out")
+    assert (tmp_path / "out" / "README.md").read_text() == "card"
+    assert published.defaults == tiny_pipe().defaults
+    weights = load_file(tmp_path / "out" / "unet" / "diffusion_pytorch_model.safetensors")
+    assert {value.dtype for value in weights.values()} == {torch.float16}
 
 
 def test_compact_architecture_is_within_its_budget_and_its_tokens_know_every_class():

@@ -1,6 +1,6 @@
 """`python -m sisrm train STAGE`: options, and from a stage's name to a running loop.
 
-    init -> autoencoder -> segmenter -> labels -> sape -> backbone -> it2ic -> finishing
+    init -> autoencoder -> segmenter -> labels -> sape -> backbone -> it2ic -> finishing -> publish
 
 Each stage starts from a pipeline folder (`--model`) and writes a whole one again (OUTPUT/model), so that stages chain.
 """
@@ -22,6 +22,7 @@ STAGES = {
     "backbone": "text-to-image U-Net on (latent, label prompt) pairs",
     "it2ic": "eq 9: image encoder, ControlNet and SCA",
     "finishing": "sharpness through the decoder: pixels, teacher features, discriminator",
+    "publish": "write a trained pipeline folder in half precision, as it is bundled",
 }
 
 # steps, batch, learning rate: what one GPU or a patient CPU would use; the model card says what the bundled weights used
@@ -106,6 +107,11 @@ def run(args: argparse.Namespace) -> int:
         from sisrm.training.compact import initialise
 
         initialise(output, args.seed)
+        return 0
+    if args.stage == "publish":
+        from sisrm.training.compact import publish
+
+        publish(args.model, output)
         return 0
     if not args.data:
         raise ParameterError("--data", args.data, "at least one shard or folder")

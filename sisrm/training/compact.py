@@ -29,6 +29,7 @@ from sisrm.image_encoder import ImageEncoder
 from sisrm.labels import CLASS_NAMES
 from sisrm.mff import MaskFeatureFusion
 from sisrm.pipeline import SISRMPipeline
+from sisrm.presets import load_pipeline
 from sisrm.sape import SAPE
 from sisrm.unet import SegmentationUNet
 
@@ -125,3 +126,10 @@ def clone_controlnet(unet: SegmentationUNet) -> SegmentationControlNet:
 def initialise(output: Path, seed: int = 0) -> None:
     """Write a fresh compact pipeline folder."""
     build_compact(seed).save_pretrained(output)
+
+
+def publish(model: str, output: Path) -> None:
+    """Write the components of a pipeline folder or preset in float16 into `output`; other files there stay."""
+    pipe = load_pipeline(model, device="cpu", dtype=torch.float32)
+    pipe.to(torch.float16)
+    pipe.save_pretrained(output, safe_serialization=True)

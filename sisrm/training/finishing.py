@@ -1,8 +1,8 @@
 """Stage 6, `finishing`: perceptual sharpness, through the decoder, on the pipeline's own sampled latents.
 
 A decoder that has only seen clean latents does not know the sampler's errors; here it sees them (Edge-SD-SR, 2412.06978). The sampler
-runs as at inference; its last step, the decoder, the image encoder and the decoder's LR features learn from the picture: L1, the
-teacher's features, and a discriminator (Ledig et al. 2017; Wang et al. 2021).
+runs as at inference; its last step, the decoder, the image encoder and the decoder's LR features learn from the picture: L1, local
+gradient energy, the teacher's features, and a discriminator (Ledig et al. 2017; Wang et al. 2021).
 """
 
 from __future__ import annotations
@@ -23,6 +23,17 @@ from sisrm.training.it2ic import condition_on
 from sisrm.training.loop import Stage
 
 
+def energy_l1(a: torch.Tensor, b: torch.Tensor, window: int = 8) -> torch.Tensor:
+    """Difference of local gradient energy: how much texture there is in each window, not where exactly it lies.
+
+    L1 alone prefers no texture to texture that is a pixel off; this term does not. a, b: (B, C, H, W).
+    """
+    return sum(
+        F.l1_loss(F.avg_pool2d(a.diff(dim=axis).abs(), window), F.avg_pool2d(b.diff(dim=axis).abs(), window))
+        for axis in (2, 3)
+    )
+
+
 class FinishingStage(Stage):
     """Args: weights of the losses; `warmup`: batches before the discriminator's word counts; 0 weights switch a loss off."""
 
@@ -35,6 +46,7 @@ class FinishingStage(Stage):
         crop: int = 192,
         pixel_weight: float = 1.0,
         gradient_weight: float = 0.5,
+        energy_weight: float = 0.5,
         feature_weight: float = 0.5,
         adversarial_weight: float = 0.05,
         warmup: int = 200,
@@ -43,6 +55,7 @@ class FinishingStage(Stage):
         super().__init__()
         self.pipe, self.teacher, self.crop, self.dropout, self.warmup = pipe, teacher, crop, dropout, warmup
         self.pixel_weight, self.gradient_weight = pixel_weight, gradient_weight
+        self.energy_weight = energy_weight
         self.feature_weight, self.adversarial_weight = feature_weight, adversarial_weight
         self.roles = ("generator", "discriminator") if adversarial_weight else ("generator",)
         self.text_encoder = pipe.text_encoder.requires_grad_(False)
@@ -82,7 +95,7 @@ class FinishingStage(Stage):
         self._judged = (result.detach(), hr, enlarged)
         pixels, edges = F.l1_loss(result, hr), gradient_l1(result, hr)
         figures = {"pixels": float(pixels.detach())}
-        loss = self.pixel_weight * pixels + self.gradient_weight * edges
+        loss = self.pixel_weight * pixels + self.gradient_weight * edges + self.energy_weight * energy_l1(result, hr)
         if self.teacher is not None and self.feature_weight:
             with torch.no_grad():
                 wanted = self.teacher.features(teacher_input(hr))
