@@ -376,7 +376,8 @@ class SISRMPipeline(DiffusionPipeline):
     def prepare_generators(self, generator, count: int) -> tuple[list[torch.Generator], list[int]]:
         """One generator per image and the seeds to report. A single generator serves all images in turn."""
         if generator is None:
-            generator = torch.Generator().manual_seed(int(torch.seed() % 2**31))
+            generator = torch.Generator()
+            generator.manual_seed(generator.seed() % 2**31)
         generators = list(generator) if isinstance(generator, (list, tuple)) else [generator] * count
         if len(generators) != count or not all(isinstance(entry, torch.Generator) for entry in generators):
             raise ParameterError("generator", generator, f"a torch.Generator or a list of {count}")

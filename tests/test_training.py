@@ -27,8 +27,9 @@ from sisrm.training.conditions import class_shares, presence_targets, prompts_fr
 from sisrm.training.data import UNSURE, Crops, CropSettings, Photos
 from sisrm.training.finishing import FinishingStage
 from sisrm.training.it2ic import It2icStage
+from sisrm.training.label_head import fit_linear, pooled_embeddings, refit
 from sisrm.training.loop import LoopSettings, train
-from sisrm.training.sape import LabelsStage, SapeStage
+from sisrm.training.sape import LabelsStage, SapeStage, cross_entropy
 from sisrm.training.segmenter import SegmenterStage
 
 
@@ -123,15 +124,26 @@ def test_it2ic_with_a_frozen_unet_trains_only_what_the_paper_trains():
     assert trained and all("segmentation_attention" in key or "norm_segmentation" in key for key in trained)
 
 
-def test_labels_can_leave_the_mask_embedding_alone(photos, tmp_path):
+def test_the_label_generator_can_be_refitted_on_a_fixed_mask_embedding(photos, tmp_path):
     pipe = tiny_pipe()
-    before = copy.deepcopy(pipe.sape.state_dict())
-    train(LabelsStage(pipe, crop=64, side=64, head_only=True), photos, settings(tmp_path))
-    after = pipe.sape.state_dict()
-    assert {key for key in before if not torch.equal(before[key], after[key])} == {
-        "label_generator.weight",
-        "label_generator.bias",
-    }
+    pipe.save_pretrained(tmp_path / "in")
+    pooled, targets = pooled_embeddings(pipe, photos, 64, seed=0, passes=2)
+    loss_before = float(cross_entropy(pipe.sape.label_generator(pooled), targets))
+    loss = refit(tmp_path / "in", tmp_path / "out", photos, 64, passes=2)
+    entropy = float(cross_entropy(targets.clamp(min=1e-9).log(), targets))
+    assert entropy <= loss < 0.5 * (loss_before + entropy)
+    before, after = pipe.sape.state_dict(), load_file(tmp_path / "out" / "sape" / "diffusion_pytorch_model.safetensors")
+    changed = {key for key in before if not torch.equal(before[key], after[key])}
+    assert changed == {"label_generator.weight", "label_generator.bias"}
+
+
+def test_linear_fit_finds_a_known_solution():
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(400, 3, generator=generator) * torch.tensor([1e-3, 1.0, 10.0]) + 5
+    truth = torch.randn(4, 3, generator=generator) / torch.tensor([1e-3, 1.0, 10.0])
+    targets = (inputs @ truth.T).softmax(1)
+    weight, bias, _ = fit_linear(inputs, targets, decay=0.0)
+    torch.testing.assert_close((inputs @ weight.T + bias).softmax(1), targets, atol=0.02, rtol=0)
 
 
 def test_a_resumed_run_ends_where_an_unbroken_one_does(photos, tmp_path):

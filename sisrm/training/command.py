@@ -80,7 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="it2ic: train SCA, ControlNet and image encoder only, as in the paper",
     )
-    parser.add_argument("--head-only", action="store_true", help="labels: train the label generator alone, E_m stays")
+    parser.add_argument("--head-only", action="store_true", help="labels: refit the label generator alone, E_m stays")
     parser.add_argument("--adversarial", type=float, help="finishing: weight of the discriminator (0: none)")
     parser.add_argument("--features", type=float, help="finishing: weight of the teacher's feature distance")
     parser.add_argument(
@@ -120,6 +120,14 @@ def run(args: argparse.Namespace) -> int:
 
     steps, batch, rate = DEFAULTS[args.stage]
     source = start_folder(args.model, output, args.resume)
+    if args.stage == "labels" and args.head_only:
+        from sisrm.training.label_head import refit
+
+        loss = refit(
+            source, output / "model", Photos(args.data, tuple(args.exclude_sources)), args.crop or 384, args.seed
+        )
+        print(f"labels: cross-entropy {loss:.4g}")
+        return 0
     stage = build_stage(args, source)
     settings = LoopSettings(
         output=str(output),
@@ -173,7 +181,7 @@ def build_stage(args: argparse.Namespace, source: Path):
         case "segmenter":
             return SegmenterStage(pipe.segmenter, teacher, **options)
         case "labels":
-            return LabelsStage(pipe, head_only=args.head_only, **options)
+            return LabelsStage(pipe, **options)
         case "sape":
             return SapeStage(pipe, **options)
         case "backbone":

@@ -111,7 +111,7 @@ def build_compact(seed: int = 0) -> SISRMPipeline:
             ),
             num_inference_steps=4,
             guidance_scale=1.0,
-            start_strength=0.3,
+            start_strength=0.12,
             top_k=5,
         )
 

@@ -38,19 +38,14 @@ def cross_entropy(logits: torch.Tensor, distribution: torch.Tensor) -> torch.Ten
 
 
 class LabelsStage(Stage):
-    """Mask encoder and label generator, from labelled photos; the segmenter is frozen. Half of the batches are read degraded.
-
-    Args:
-        head_only: leave the mask encoder as it is: after IT2IC has learnt to read E_m, E_m must not change any more.
-    """
+    """Mask encoder and label generator, from labelled photos; the segmenter is frozen. Half of the batches are read degraded."""
 
     name = "labels"
 
-    def __init__(self, pipe: SISRMPipeline, crop: int = 384, side: int = SEGMENTER_SIDE, head_only: bool = False):
+    def __init__(self, pipe: SISRMPipeline, crop: int = 384, side: int = SEGMENTER_SIDE):
         super().__init__()
         self.segmenter = pipe.segmenter.requires_grad_(False).eval()
-        self.sape, self.crop, self.side = pipe.sape.requires_grad_(not head_only).train(), crop, side
-        self.sape.label_generator.requires_grad_(True)
+        self.sape, self.crop, self.side = pipe.sape.requires_grad_(True).train(), crop, side
 
     def crops(self) -> CropSettings:
         return CropSettings(crop=self.crop, scale=(0.7, 1.0), degradations=(("light", 1.0),))
