@@ -1,7 +1,8 @@
 """The compact preset's autoencoder: AutoencoderTiny around a pixel-unshuffle, with a decoder that can also see the LR image.
 
 A decoder that sees the LR image keeps what an 8x smaller latent loses (StableSR's controllable feature wrapping, CFW; the same idea in
-Edge-SD-SR, 2412.06978). Here it receives the image encoder's LR features (eq 4) at LR resolution, which is the decoder's own second level.
+Edge-SD-SR, 2412.06978). Here it receives the image encoder's LR features (eq 4): at LR resolution, which is the decoder's own second
+level, and once more at its end, as a sub-pixel convolution (Shi et al. 2016), the shortest way from an LR pixel to the HR pixels over it.
 """
 
 from __future__ import annotations
@@ -50,9 +51,11 @@ class CompactAutoencoder(ModelMixin, ConfigMixin):
         )
         # Zero-initialised: before training the decoder is exactly the plain one, whatever LR features it is given.
         self.lr_fusion = nn.Conv2d(lr_feature_channels, width, 3, padding=1) if lr_feature_channels else None
-        if self.lr_fusion is not None:
-            nn.init.zeros_(self.lr_fusion.weight)
-            nn.init.zeros_(self.lr_fusion.bias)
+        self.lr_detail = nn.Conv2d(lr_feature_channels, 3 * 4**2, 3, padding=1) if lr_feature_channels else None
+        for layer in (self.lr_fusion, self.lr_detail):
+            if layer is not None:
+                nn.init.zeros_(layer.weight)
+                nn.init.zeros_(layer.bias)
 
     @apply_forward_hook
     def encode(self, x: torch.Tensor, return_dict: bool = True) -> AutoencoderTinyOutput | tuple[torch.Tensor]:
@@ -85,6 +88,8 @@ class CompactAutoencoder(ModelMixin, ConfigMixin):
         with torch.autocast(hidden.device.type, enabled=False):
             hidden = F.conv2d(hidden.float(), to_pixels.weight.float(), to_pixels.bias.float(), padding=1)
         sample = F.pixel_shuffle(hidden.mul(2).sub(1), 2)
+        if lr_features is not None and self.lr_detail is not None:
+            sample = sample + F.pixel_shuffle(self.lr_detail(lr_features).float(), 4)
         return DecoderOutput(sample=sample) if return_dict else (sample,)
 
     def forward(self, sample: torch.Tensor, return_dict: bool = True) -> DecoderOutput | tuple[torch.Tensor]:

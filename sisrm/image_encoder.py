@@ -1,7 +1,7 @@
 """The trainable image encoder of the LR image (s2.3, eq 4: E_i = F_conv(I_LR)), compact form.
 
-It works at LR resolution, where four times enlarging has not yet multiplied the cost, and gives three things: features for the decoder,
-an estimate of the HR latents that denoising starts from, and the ControlNet's condition.
+It works at LR resolution, where four times enlarging has not yet multiplied the cost, and gives four things: features for the decoder,
+an estimate of the HR latents that denoising starts from, the ControlNet's condition, and the LR image without its noise.
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ from torch import nn
 @dataclass
 class ImageEncoding:
     """features: (B, width, h, w) at LR size; latents: (B, latent_channels, h / 2, w / 2), estimate of the HR latents, not scaled;
-    condition: (B, latent_channels + condition_channels, h / 2, w / 2), what the ControlNet's conditioning embedding reads."""
+    condition: (B, latent_channels + condition_channels, h / 2, w / 2), what the ControlNet's conditioning embedding reads;
+    lr_image: (B, 3, h, w) around [0, 1], the LR image without its noise: low frequencies of the result come from it."""
 
     features: torch.Tensor
     latents: torch.Tensor
     condition: torch.Tensor
+    lr_image: torch.Tensor
 
 
 class ResidualBlock(nn.Module):
@@ -65,6 +67,9 @@ class ImageEncoder(ModelMixin, ConfigMixin):
         self.down = nn.Conv2d(width, latent_width, 2, stride=2)
         self.latent_blocks = nn.Sequential(*(ResidualBlock(latent_width) for _ in range(latent_depth)))
         self.to_latents = nn.Conv2d(latent_width, latent_channels, 3, padding=1)
+        self.to_lr_image = nn.Conv2d(width, 3, 3, padding=1)
+        nn.init.zeros_(self.to_lr_image.weight)  # until it is trained the LR image stays as it is
+        nn.init.zeros_(self.to_lr_image.bias)
         self.to_condition = nn.Conv2d(latent_width, condition_channels, 3, padding=1)
 
     def forward(self, lr_image: torch.Tensor) -> ImageEncoding:
@@ -73,4 +78,5 @@ class ImageEncoder(ModelMixin, ConfigMixin):
         features = shallow + self.blocks(shallow)
         hidden = self.latent_blocks(self.down(features))
         latents = self.to_latents(hidden)
-        return ImageEncoding(features, latents, torch.cat([latents, self.to_condition(hidden)], dim=1))
+        condition = torch.cat([latents, self.to_condition(hidden)], dim=1)
+        return ImageEncoding(features, latents, condition, lr_image + self.to_lr_image(features))

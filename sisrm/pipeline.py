@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -122,6 +122,7 @@ class SISRMPipeline(DiffusionPipeline):
         guidance_scale: float = 5.5,
         top_k: int = 5,
         start_strength: float = 1.0,
+        color_fix_levels: int = 5,
         free_text: bool = False,
     ):
         super().__init__()
@@ -142,6 +143,7 @@ class SISRMPipeline(DiffusionPipeline):
             guidance_scale=guidance_scale,
             top_k=top_k,
             start_strength=start_strength,
+            color_fix_levels=color_fix_levels,
             free_text=free_text,
         )
         self.interrupt = False
@@ -291,9 +293,8 @@ class SISRMPipeline(DiffusionPipeline):
 
         # 10. Colour from the LR image, output format
         with clock.measure("color"):
-            reference = F.interpolate(lr_image, scale_factor=SCALE, mode="bicubic").clamp(0, 1)
             if color_fix != "none":
-                result = {"wavelet": wavelet_fix, "adain": adain_fix}[color_fix](result, reference, color_fix_strength)
+                result = self.fix_color(result, encoding.lr_image[..., :height, :width], color_fix, color_fix_strength)
             result = result.clamp(0, 1)
         images = to_output(result, output_type)
         clock.seconds["total"] = time.perf_counter() - started
@@ -441,8 +442,10 @@ class SISRMPipeline(DiffusionPipeline):
         else:
             enlarged = F.interpolate(lr_image, scale_factor=SCALE, mode="bicubic").clamp(0, 1)
             latents = self.vae.encode((enlarged * 2 - 1).to(self.vae.dtype)).latent_dist.mode()
-            encoding = ImageEncoding(features=None, latents=latents, condition=enlarged)
-        return ImageEncoding(encoding.features, latents.float() * self.vae.config.scaling_factor, encoding.condition)
+            encoding = ImageEncoding(features=None, latents=latents, condition=enlarged, lr_image=lr_image)
+        return replace(
+            encoding, latents=latents.float() * self.vae.config.scaling_factor, lr_image=encoding.lr_image.float()
+        )
 
     def prepare_masks(self, semantics: SegmentationOutput, region_mask, use_mff: bool) -> torch.Tensor:
         """M of every image, (B, 1, 4h, 4w), 0 or 1; ones where MFF is off."""
@@ -507,6 +510,16 @@ class SISRMPipeline(DiffusionPipeline):
         if encoding is None or encoding.features is None:
             return self.vae.decode(latents).sample.float() / 2 + 0.5
         return self.vae.decode(latents, lr_features=encoding.features).sample.float() / 2 + 0.5
+
+    def fix_color(self, result: torch.Tensor, lr_image: torch.Tensor, kind: str, strength: float = 1.0) -> torch.Tensor:
+        """Low frequencies ("wavelet", `color_fix_levels` of them) or statistics ("adain") of the LR image put on the result.
+
+        result: (B, 3, 4h, 4w), lr_image: (B, 3, h, w), both in [0, 1].
+        """
+        reference = F.interpolate(lr_image, scale_factor=SCALE, mode="bicubic").clamp(0, 1)
+        if kind == "adain":
+            return adain_fix(result, reference, strength)
+        return wavelet_fix(result, reference, strength, levels=self.config.color_fix_levels)
 
     @torch.no_grad()
     def decode_preview(self, latents: torch.Tensor) -> list[Image.Image]:

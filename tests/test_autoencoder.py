@@ -43,3 +43,9 @@ def test_image_encoder_meets_decoder_and_latents():
     assert encoding.latents.shape == (2, 4, 8, 12)
     assert encoding.condition.shape == (2, 7, 8, 12)
     assert torch.equal(encoding.condition[:, :4], encoding.latents)
+
+
+def test_untrained_image_encoder_leaves_the_lr_image_as_it_is():
+    image = torch.rand(1, 3, 16, 16)
+    assert torch.equal(tiny_components(trained=False)["image_encoder"](image).lr_image, image)
+    assert not torch.allclose(tiny_components()["image_encoder"](image).lr_image, image)

@@ -25,7 +25,7 @@ from sisrm.training.command import run
 from sisrm.training.compact import build_compact, label_tokenizer
 from sisrm.training.conditions import class_shares, presence_targets, prompts_from_classes, random_region
 from sisrm.training.data import UNSURE, Crops, CropSettings, Photos
-from sisrm.training.finishing import FinishingStage
+from sisrm.training.finishing import FinishingStage, energy_l1
 from sisrm.training.it2ic import It2icStage
 from sisrm.training.label_head import fit_linear, pooled_embeddings, refit
 from sisrm.training.loop import LoopSettings, train
@@ -221,6 +221,21 @@ def test_prompt_targets():
     assert prompts_from_classes(classes, torch.Generator(), dropout=1.0) == [""]
     assert set(prompts_from_classes(classes.repeat(20, 1, 1), torch.Generator(), dropout=0.0)) == {"sky", "sky, tree"}
     assert set(random_region((16, 16), 4, torch.Generator()).unique().tolist()) == {0.0, 1.0}
+
+
+def test_shallow_teacher_features_are_the_first_of_all():
+    torch.manual_seed(0)
+    teacher, image = Teacher().eval(), torch.rand(1, 3, 65, 65)
+    everything, shallow = teacher.features(image), teacher.features(image, 8)
+    assert len(everything) == 18 and len(shallow) == 8
+    assert all(torch.equal(a, b) for a, b in zip(everything, shallow))
+
+
+def test_energy_loss_asks_how_much_texture_not_where():
+    flat, stripes = torch.full((1, 1, 32, 32), 0.5), torch.zeros(1, 1, 32, 32)
+    stripes[..., ::2] = 1.0
+    moved = stripes.roll(1, dims=-1)
+    assert energy_l1(stripes, moved) < 1e-6 < 0.1 < energy_l1(stripes, flat)
 
 
 def test_target_is_the_noise_or_the_velocity():

@@ -23,7 +23,10 @@ def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     pairs = parser.add_argument_group("images")
     pairs.add_argument("--degrade", type=int, metavar="SEED", help="make LR from HR with this seed")
     pairs.add_argument(
-        "--degradation", metavar="NAME", default="seesr", help="its strength: light, camera, seesr or heavy (default: seesr)"
+        "--degradation",
+        metavar="NAME",
+        default="seesr",
+        help="its strength: light, camera, seesr or heavy (default: seesr)",
     )
     pairs.add_argument("--limit", type=int, metavar="N", help="only the first N images, by name")
     methods = parser.add_argument_group("methods")

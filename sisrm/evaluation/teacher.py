@@ -108,15 +108,16 @@ class Teacher(nn.Module):
             h = F.relu(pointwise(F.relu(depthwise(h))))
         return self.head(h), features
 
-    def features(self, images: torch.Tensor) -> list[torch.Tensor]:
-        """The feature maps alone, without the cost of the segmentation head; images as in `forward`."""
-        return self._backbone(images)[0]
+    def features(self, images: torch.Tensor, depth: int | None = None) -> list[torch.Tensor]:
+        """The feature maps alone (the first `depth` of the 18), without the cost of the segmentation head; images as in `forward`."""
+        return self._backbone(images, depth)[0]
 
-    def _backbone(self, images: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
+    def _backbone(self, images: torch.Tensor, depth: int | None = None) -> tuple[list[torch.Tensor], torch.Tensor]:
         """-> (feature maps of stem and blocks, widened features of the low-level block)."""
         x = F.relu6(self.stem(images))
         features = [x]
-        for index, block in enumerate(self.blocks):
+        low = x
+        for index, block in enumerate(self.blocks[: depth - 1 if depth else None]):
             x, hidden = block(x)
             features.append(x)
             if index == _LOW_LEVEL_BLOCK:

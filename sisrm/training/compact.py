@@ -112,6 +112,7 @@ def build_compact(seed: int = 0) -> SISRMPipeline:
             num_inference_steps=4,
             guidance_scale=1.0,
             start_strength=0.12,
+            color_fix_levels=3,
             top_k=5,
         )
 

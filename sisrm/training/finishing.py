@@ -1,8 +1,8 @@
 """Stage 6, `finishing`: perceptual sharpness, through the decoder, on the pipeline's own sampled latents.
 
 A decoder that has only seen clean latents does not know the sampler's errors; here it sees them (Edge-SD-SR, 2412.06978). The sampler
-runs as at inference; its last step, the decoder, the image encoder and the decoder's LR features learn from the picture: L1, local
-gradient energy, the teacher's features, and a discriminator (Ledig et al. 2017; Wang et al. 2021).
+runs as at inference, colour correction included; its last step, the decoder, the image encoder and the decoder's LR features learn from
+the picture: L1, local gradient energy, the teacher's features, and a discriminator (Ledig et al. 2017; Wang et al. 2021).
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from sisrm.training.data import CropSettings
 from sisrm.training.discriminator import PatchDiscriminator
 from sisrm.training.it2ic import condition_on
 from sisrm.training.loop import Stage
+
+SHALLOW_MAPS = 8  # of the teacher's 18: stem and blocks down to an eighth of the size
 
 
 def energy_l1(a: torch.Tensor, b: torch.Tensor, window: int = 8) -> torch.Tensor:
@@ -79,7 +81,8 @@ class FinishingStage(Stage):
     def role_parameters(self, role: str) -> list[nn.Parameter]:
         if role == "discriminator":
             return list(self.discriminator.parameters())
-        modules = (self.vae.decoder, self.vae.lr_fusion, self.image_encoder, self.controlnet, self.unet)
+        decoder = (self.vae.decoder, self.vae.lr_fusion, self.vae.lr_detail)
+        modules = (*decoder, self.image_encoder, self.controlnet, self.unet)
         return [parameter for module in modules for parameter in module.parameters()]
 
     def forward(self, batch: dict, role: str, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
@@ -97,9 +100,11 @@ class FinishingStage(Stage):
         figures = {"pixels": float(pixels.detach())}
         loss = self.pixel_weight * pixels + self.gradient_weight * edges + self.energy_weight * energy_l1(result, hr)
         if self.teacher is not None and self.feature_weight:
+            # the deep maps cost most and say least about texture: they are asked every fourth time
+            depth = None if int(torch.randint(4, (), generator=generator)) == 0 else SHALLOW_MAPS
             with torch.no_grad():
-                wanted = self.teacher.features(teacher_input(hr))
-            distance = feature_distance(self.teacher.features(teacher_input(result)), wanted).mean()
+                wanted = self.teacher.features(teacher_input(hr), depth)
+            distance = feature_distance(self.teacher.features(teacher_input(result), depth), wanted).mean()
             loss = loss + self.feature_weight * distance
             figures["features"] = float(distance.detach())
         if self.adversarial_weight:
@@ -128,7 +133,7 @@ class FinishingStage(Stage):
             with torch.set_grad_enabled(torch.is_grad_enabled() and index == len(timesteps) - 1):
                 prediction = pipe.denoise(latents, timestep, text, tokens, encoding.condition, mask)
                 latents = pipe.scheduler.step(prediction, timestep, latents).prev_sample
-        return pipe.decode_latents(latents, encoding)
+        return pipe.fix_color(pipe.decode_latents(latents, encoding), encoding.lr_image, "wavelet")
 
     def save(self, folder: Path) -> None:
         for name in ("vae", "image_encoder", "controlnet", "unet"):
