@@ -22,7 +22,7 @@ class PatchDiscriminator(nn.Module):
             *block(width * 2, width * 2, 2),
             *block(width * 2, width * 4, 2),
             *block(width * 4, width * 4, 1),
-            nn.Conv2d(width * 4, 1, 3, padding=1),
+            spectral_norm(nn.Conv2d(width * 4, 1, 3, padding=1)),
         )
 
     def forward(self, image: torch.Tensor, enlarged_lr: torch.Tensor) -> torch.Tensor:

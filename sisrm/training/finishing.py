@@ -37,7 +37,8 @@ def energy_l1(a: torch.Tensor, b: torch.Tensor, window: int = 8) -> torch.Tensor
 
 
 class FinishingStage(Stage):
-    """Args: weights of the losses; `warmup`: batches before the discriminator's word counts; 0 weights switch a loss off."""
+    """Args: weights of the losses; 0 switches a loss off. warmup: batches in which the discriminator learns
+    without a say, and over as many more its weight rises to the full."""
 
     name = "finishing"
 
@@ -50,7 +51,7 @@ class FinishingStage(Stage):
         gradient_weight: float = 0.5,
         energy_weight: float = 0.5,
         feature_weight: float = 0.5,
-        adversarial_weight: float = 0.05,
+        adversarial_weight: float = 0.01,
         warmup: int = 200,
         dropout: float = 0.1,
     ):
@@ -85,6 +86,10 @@ class FinishingStage(Stage):
         modules = (*decoder, self.image_encoder, self.controlnet, self.unet)
         return [parameter for module in modules for parameter in module.parameters()]
 
+    def role_rate(self, role: str) -> float:
+        # a critic slower than what it judges is fooled rather than satisfied (two time-scale rule, Heusel et al. 2017)
+        return 4.0 if role == "discriminator" else 1.0
+
     def forward(self, batch: dict, role: str, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
         if role == "discriminator":
             fake, real, enlarged = self._judged
@@ -109,7 +114,7 @@ class FinishingStage(Stage):
             figures["features"] = float(distance.detach())
         if self.adversarial_weight:
             realness = self.discriminator(result, enlarged).float().mean()
-            ramp = min(1.0, float(self.batches) / max(1, self.warmup))
+            ramp = min(1.0, max(0.0, float(self.batches) / max(1, self.warmup) - 1.0))
             loss = loss - self.adversarial_weight * ramp * realness
             figures["realness"] = float(realness.detach())
         with torch.no_grad():

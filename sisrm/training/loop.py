@@ -41,6 +41,10 @@ class Stage(nn.Module):
         """The parameters that this role's optimiser moves."""
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
+    def role_rate(self, role: str) -> float:
+        """This role's learning rate as a multiple of the setting."""
+        return 1.0
+
     def forward(self, batch: dict, role: str, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
         """-> (loss to go down, figures for the log). All randomness comes from `generator` (CPU)."""
         raise NotImplementedError
@@ -154,7 +158,7 @@ def train(stage: Stage, photos: Photos, settings: LoopSettings) -> dict[str, flo
         for role in stage.roles:
             optimizer = optimizers[role]
             for group in optimizer.param_groups:
-                group["lr"] = rate
+                group["lr"] = rate * stage.role_rate(role)
             optimizer.zero_grad(set_to_none=True)
             loss, figures = wrapped(batch, role, generator)
             accelerator.backward(loss)
