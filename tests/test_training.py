@@ -25,7 +25,7 @@ from sisrm.training.command import run
 from sisrm.training.compact import build_compact, label_tokenizer
 from sisrm.training.conditions import class_shares, presence_targets, prompts_from_classes, random_region
 from sisrm.training.data import UNSURE, Crops, CropSettings, Photos
-from sisrm.training.finishing import FinishingStage, energy_l1
+from sisrm.training.finishing import FinishingStage, energy_l1, grid_l1
 from sisrm.training.it2ic import It2icStage
 from sisrm.training.label_head import fit_linear, pooled_embeddings, refit
 from sisrm.training.loop import LoopSettings, train
@@ -236,6 +236,16 @@ def test_energy_loss_asks_how_much_texture_not_where():
     stripes[..., ::2] = 1.0
     moved = stripes.roll(1, dims=-1)
     assert energy_l1(stripes, moved) < 1e-6 < 0.1 < energy_l1(stripes, flat)
+
+
+def test_grid_loss_sees_a_pattern_of_the_decoders_stride_and_no_other():
+    reference = torch.rand(2, 3, 96, 96, generator=torch.Generator().manual_seed(0))
+    grid = torch.zeros_like(reference)
+    grid[..., ::4, ::4] = 0.1
+    assert grid_l1(reference + 0.3, reference) < 1e-6 < 0.005 < grid_l1(reference + grid, reference)
+    noise = 0.1 * torch.randn(reference.shape, generator=torch.Generator().manual_seed(1))
+    assert grid_l1(reference + noise, reference) < noise.abs().mean() / 8
+    assert grid_l1(reference[..., :40, :20], reference[..., :40, :20] + 0.1) < 1e-6  # smaller than a window
 
 
 def test_target_is_the_noise_or_the_velocity():
