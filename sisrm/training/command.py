@@ -8,7 +8,6 @@ Each stage starts from a pipeline folder (`--model`) and writes a whole one agai
 from __future__ import annotations
 
 import argparse
-import shutil
 from pathlib import Path
 
 from sisrm.errors import ParameterError
@@ -148,14 +147,18 @@ def run(args: argparse.Namespace) -> int:
 
 
 def start_folder(model: str, output: Path, resume: bool) -> Path:
-    """OUTPUT/model, holding the pipeline to start from; stages then replace the components they train."""
+    """The folder to start from; OUTPUT/model gets a copy of it, in which the stage then replaces the components it trains."""
+    import torch
+
+    from sisrm.pipeline import SISRMPipeline
     from sisrm.presets import PRESETS, check_folder
 
     source = PRESETS[model].location if model in PRESETS else Path(model)
     check_folder(source)
     target = output / "model"
     if not resume and source.resolve() != target.resolve():
-        shutil.copytree(source, target, dirs_exist_ok=True)
+        # saved anew rather than copied: a bundle's weights are split over several files, which would outlive their replacement
+        SISRMPipeline.from_pretrained(str(source), local_files_only=True, dtype=torch.float32).save_pretrained(target)
     return source
 
 

@@ -5,6 +5,7 @@ After this the architecture lives in the folder's `config.json` files; nothing e
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -35,6 +36,7 @@ from sisrm.unet import SegmentationUNet
 
 PROMPT_LENGTH = 32  # tokens: ten labels of two words and their commas fit
 TEXT_WIDTH = 128
+LARGEST_FILE = "8MB"  # a repository takes files below 9 MB without large-file storage
 
 
 def label_tokenizer() -> PreTrainedTokenizerFast:
@@ -130,7 +132,16 @@ def initialise(output: Path, seed: int = 0) -> None:
 
 
 def publish(model: str, output: Path) -> None:
-    """Write the components of a pipeline folder or preset in float16 into `output`; other files there stay."""
+    """Write the components of a pipeline folder or preset in float16 into `output`, in files of at most `LARGEST_FILE`.
+
+    Weights that lie there already are replaced; other files, such as the model card, stay.
+    """
     pipe = load_pipeline(model, device="cpu", dtype=torch.float32)
     pipe.to(torch.float16)
-    pipe.save_pretrained(output, safe_serialization=True)
+    for stale in [*output.glob("*/*.safetensors"), *output.glob("*/*.safetensors.index.json")]:
+        stale.unlink()
+    pipe.save_pretrained(output, safe_serialization=True, max_shard_size=LARGEST_FILE)
+    for config in [output / "model_index.json", *output.glob("*/config.json")]:
+        values = json.loads(config.read_text())
+        values.pop("_name_or_path", None)  # where the weights lay while they were trained is nobody's business
+        config.write_text(json.dumps(values, indent=2) + "\n")
