@@ -3,6 +3,7 @@
 A decoder that has only seen clean latents does not know the sampler's errors; here it sees them (Edge-SD-SR, 2412.06978). The sampler
 runs as at inference, colour correction included; its last step, the decoder, the image encoder and the decoder's LR features learn from
 the picture: L1, local gradient energy, the teacher's features, and a discriminator (Ledig et al. 2017; Wang et al. 2021).
+Eq 9 and the latent estimate stay in the loss, so that the U-Net goes on being a diffusion model.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from sisrm.training.autoencoder import gradient_l1
 from sisrm.training.conditions import random_normal
 from sisrm.training.data import CropSettings
 from sisrm.training.discriminator import PatchDiscriminator
-from sisrm.training.it2ic import condition_on
+from sisrm.training.it2ic import condition_on, draw_timesteps, it2ic_losses
 from sisrm.training.loop import Stage
 
 SHALLOW_MAPS = 8  # of the teacher's 18: stem and blocks down to an eighth of the size
@@ -65,6 +66,8 @@ class FinishingStage(Stage):
         gradient_weight: float = 0.5,
         energy_weight: float = 0.5,
         grid_weight: float = 10.0,
+        diffusion_weight: float = 0.1,
+        estimate_weight: float = 0.1,
         feature_weight: float = 0.5,
         adversarial_weight: float = 0.01,
         warmup: int = 200,
@@ -74,6 +77,7 @@ class FinishingStage(Stage):
         self.pipe, self.teacher, self.crop, self.dropout, self.warmup = pipe, teacher, crop, dropout, warmup
         self.pixel_weight, self.gradient_weight = pixel_weight, gradient_weight
         self.energy_weight, self.grid_weight = energy_weight, grid_weight
+        self.diffusion_weight, self.estimate_weight = diffusion_weight, estimate_weight
         self.feature_weight, self.adversarial_weight = feature_weight, adversarial_weight
         self.roles = ("generator", "discriminator") if adversarial_weight else ("generator",)
         self.text_encoder = pipe.text_encoder.requires_grad_(False)
@@ -138,6 +142,12 @@ class FinishingStage(Stage):
             ramp = min(1.0, max(0.0, float(self.batches) / max(1, self.warmup) - 1.0))
             loss = loss - self.adversarial_weight * ramp * realness
             figures["realness"] = float(realness.detach())
+        if self.diffusion_weight or self.estimate_weight:
+            # trained through the picture alone, U-Net and image encoder forget what latents are
+            timesteps = draw_timesteps(len(lr), self.pipe, generator)
+            diffusion, estimate = it2ic_losses(self.pipe, batch, timesteps, generator, self.dropout)
+            loss = loss + self.diffusion_weight * diffusion + self.estimate_weight * estimate
+            figures |= {"diffusion": float(diffusion.detach()), "estimate": float(estimate.detach())}
         with torch.no_grad():
             energy = (
                 sum(result.float().diff(dim=axis).abs().mean() / hr.diff(dim=axis).abs().mean() for axis in (2, 3)) / 2

@@ -57,31 +57,39 @@ class It2icStage(Stage):
         return CropSettings(crop=self.crop, scale=(0.5, 1.0), degradations=DEGRADATION_MIX)
 
     def forward(self, batch: dict, role: str, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
-        hr, lr = batch["hr"], batch["lr"]
-        latents = encode_hr(self.pipe, hr)
-        tokens, prompt, mask = condition_on(self.pipe, lr, generator, self.dropout)
-        encoding = self.image_encoder(lr)
-        estimate = encoding.latents.float() * self.pipe.vae.config.scaling_factor
-        noise = random_normal(latents.shape, generator, latents)
-        timesteps = self.draw_timesteps(len(latents), generator).to(latents.device)
-        noisy = self.pipe.scheduler.add_noise(latents, noise, timesteps)
-        prediction = self.pipe.denoise(
-            noisy, timesteps, self.pipe.encode_prompt(prompt), tokens, encoding.condition, mask
-        )
-        diffusion = F.mse_loss(prediction, diffusion_target(self.pipe.scheduler, latents, noise, timesteps))
-        restoration = F.l1_loss(estimate, latents)
+        timesteps = draw_timesteps(len(batch["hr"]), self.pipe, generator, self.low_share, self.low_limit)
+        diffusion, restoration = it2ic_losses(self.pipe, batch, timesteps, generator, self.dropout)
         figures = {"diffusion": float(diffusion.detach()), "estimate": float(restoration.detach())}
         return diffusion + self.estimate_weight * restoration, figures
-
-    def draw_timesteps(self, count: int, generator: torch.Generator) -> torch.Tensor:
-        """Mostly from the lower part of the schedule, where sampling from an estimate takes place."""
-        total = self.pipe.scheduler.config.num_train_timesteps
-        low = torch.rand(count, generator=generator) < self.low_share
-        return (torch.rand(count, generator=generator) * total * low.float().mul(self.low_limit - 1).add(1)).long()
 
     def save(self, folder: Path) -> None:
         for name in ("unet", "controlnet", "image_encoder", "sape"):
             getattr(self, name).save_pretrained(folder / name)
+
+
+def it2ic_losses(
+    pipe: SISRMPipeline, batch: dict, timesteps: torch.Tensor, generator: torch.Generator, dropout: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(eq 9 on a batch of pairs, L1 of the image encoder's latent estimate)."""
+    hr, lr = batch["hr"], batch["lr"]
+    latents = encode_hr(pipe, hr)
+    tokens, prompt, mask = condition_on(pipe, lr, generator, dropout)
+    encoding = pipe.encode_image(lr)
+    noise = random_normal(latents.shape, generator, latents)
+    timesteps = timesteps.to(latents.device)
+    noisy = pipe.scheduler.add_noise(latents, noise, timesteps)
+    prediction = pipe.denoise(noisy, timesteps, pipe.encode_prompt(prompt), tokens, encoding.condition, mask)
+    diffusion = F.mse_loss(prediction, diffusion_target(pipe.scheduler, latents, noise, timesteps))
+    return diffusion, F.l1_loss(encoding.latents, latents)
+
+
+def draw_timesteps(
+    count: int, pipe: SISRMPipeline, generator: torch.Generator, low_share: float = 0.7, low_limit: float = 0.4
+) -> torch.Tensor:
+    """Random timesteps, mostly from the lower part of the schedule, where sampling from an estimate takes place."""
+    total = pipe.scheduler.config.num_train_timesteps
+    low = torch.rand(count, generator=generator) < low_share
+    return (torch.rand(count, generator=generator) * total * low.float().mul(low_limit - 1).add(1)).long()
 
 
 def condition_on(pipe: SISRMPipeline, lr: torch.Tensor, generator: torch.Generator, dropout: float):
