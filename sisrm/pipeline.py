@@ -23,6 +23,7 @@ from PIL import Image
 
 from sisrm.attention import SEGMENTATION_TOKENS
 from sisrm.color import adain_fix, wavelet_fix
+from sisrm.coring import core_detail
 from sisrm.errors import ImageError, Interrupted, ParameterError
 from sisrm.image_encoder import ImageEncoding
 from sisrm.images import MIN_SIDE, prepare_image
@@ -123,6 +124,7 @@ class SISRMPipeline(DiffusionPipeline):
         top_k: int = 5,
         start_strength: float = 1.0,
         color_fix_levels: int = 5,
+        coring: float = 0.0,
         free_text: bool = False,
     ):
         super().__init__()
@@ -144,6 +146,7 @@ class SISRMPipeline(DiffusionPipeline):
             top_k=top_k,
             start_strength=start_strength,
             color_fix_levels=color_fix_levels,
+            coring=coring,
             free_text=free_text,
         )
         self.interrupt = False
@@ -291,10 +294,13 @@ class SISRMPipeline(DiffusionPipeline):
         with clock.measure("decode"):
             result = self.decode_latents(latents, encoding)[..., : SCALE * height, : SCALE * width]
 
-        # 10. Colour from the LR image, output format
+        # 10. Colour from the LR image, faint texture taken back, output format
         with clock.measure("color"):
             if color_fix != "none":
                 result = self.fix_color(result, encoding.lr_image[..., :height, :width], color_fix, color_fix_strength)
+            if self.config.coring:
+                reference = F.interpolate(lr_image, scale_factor=SCALE, mode="bicubic").clamp(0, 1)
+                result = core_detail(result, reference, self.config.coring)
             result = result.clamp(0, 1)
         images = to_output(result, output_type)
         clock.seconds["total"] = time.perf_counter() - started

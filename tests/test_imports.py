@@ -24,7 +24,7 @@ LAYERS = [
     ["sisrm.runtime"],
     ["sisrm.pipeline"],
     ["sisrm.unet", "sisrm.controlnet", "sisrm.image_encoder", "sisrm.autoencoder", "sisrm.sape", "sisrm.mff"],
-    ["sisrm.attention", "sisrm.color", "sisrm.images", "sisrm.drawing"],
+    ["sisrm.attention", "sisrm.color", "sisrm.coring", "sisrm.images", "sisrm.drawing"],
     ["sisrm.errors", "sisrm.labels"],
     ["sisrm"],
 ]

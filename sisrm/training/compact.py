@@ -115,6 +115,7 @@ def build_compact(seed: int = 0) -> SISRMPipeline:
             guidance_scale=1.0,
             start_strength=0.12,
             color_fix_levels=3,
+            coring=0.006,
             top_k=5,
         )
 
