@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -74,9 +75,10 @@ class SISRMOutput(BaseOutput):
 
 @dataclass
 class _Semantics:
-    """SAPE's answer in tensors: segmentation tokens (B, L_m, C) and everything of SegmentationOutput."""
+    """SAPE's answer in tensors: segmentation tokens (B, L_m, C) or None without E_m, the classes whose region is M, and the rest."""
 
-    tokens: torch.Tensor
+    tokens: torch.Tensor | None
+    region_classes: list[list[int]]
     output: SegmentationOutput
 
 
@@ -171,6 +173,8 @@ class SISRMPipeline(DiffusionPipeline):
         guidance_scale: float | None = None,
         top_k: int | None = None,
         use_mff: bool = True,
+        use_sca: bool = True,
+        use_sape: bool = True,
         labels: Sequence[str] | Sequence[Sequence[str]] | None = None,
         extend_labels: bool = False,
         region_mask: np.ndarray | torch.Tensor | None = None,
@@ -192,6 +196,8 @@ class SISRMPipeline(DiffusionPipeline):
             guidance_scale: 1 to 20; classifier-free guidance towards the label prompt, off at 1.
             top_k: 1 to 50 labels in the prompt (eq 2).
             use_mff: M from the labels' regions (eq 10); False is M = 1 everywhere, plain ControlNet.
+            use_sca: cross-attention to E_m (eq 7, 8); False takes it out of U-Net and ControlNet.
+            use_sape: E_m and predicted labels (eq 1, 2); False leaves both out, M is then the region of the `top_k` largest classes.
             labels: words that replace the predicted ones, for all images or a list per image; None or an empty list: predicted.
             extend_labels: put `labels` before the predicted ones instead of replacing them.
             region_mask: (H, W), any size, 0..1: joined to M, for all images.
@@ -200,7 +206,8 @@ class SISRMPipeline(DiffusionPipeline):
             start_strength: above 0 to 1, how far up the noise schedule denoising starts; lower stays closer to the LR image.
             color_fix: "wavelet", "adain" or "none". color_fix_strength: 0 to 1.
             generator: seeds the start noise (CPU); a list gives each image its own. None draws a fresh seed.
-            callback_on_step_end: called as (pipeline, step index, timestep, {"latents", "estimate"}); may return new "latents".
+            callback_on_step_end: called as (pipeline, step index, timestep, values); values holds "latents", "estimate" (of the clean
+                latents) and "preview", a function without arguments that finishes the estimate into PIL images; may return new "latents".
             output_type: "pil", "np" (B, H, W, 3) in [0, 1] or "pt" (B, 3, H, W) in [0, 1].
         Raises:
             ParameterError, ImageError: an argument is not accepted. Interrupted: `interrupt` was set during the run.
@@ -237,28 +244,34 @@ class SISRMPipeline(DiffusionPipeline):
 
         # 3. SAPE: class map, E_m, labels (eq 1, 2)
         with clock.measure("segmentation"):
-            semantics = self.extract_semantics(lr_image, top_k, labels, extend_labels)
+            semantics = self.extract_semantics(lr_image, top_k, labels, extend_labels, use_sape)
 
         # 4. Text branch E_t (eq 3), with the negative prompt first where guidance is on
         with clock.measure("text"):
             prompt_embeds = self.encode_prompt(semantics.output.prompt)
-            segmentation_tokens = semantics.tokens
+            segmentation_tokens = semantics.tokens if use_sca else None
             guided = guidance_scale > 1.0
             if guided:
                 negative = self.encode_prompt([negative_prompt or ""] * len(lr_image))
                 prompt_embeds = torch.cat([negative, prompt_embeds])
-                segmentation_tokens = torch.cat([segmentation_tokens] * 2)
+                segmentation_tokens = None if segmentation_tokens is None else torch.cat([segmentation_tokens] * 2)
 
         # 5. Image branch E_i (eq 4): condition, decoder features and the start of denoising
         with clock.measure("image_encoder"):
             encoding = self.encode_image(padded)
 
         # 6. MFF's mask M (eq 10)
-        masks = self.prepare_masks(semantics.output, region_mask, use_mff)
+        masks = self.prepare_masks(semantics, region_mask, use_mff)
 
         # 7. Timesteps and noisy start
         timesteps = self.prepare_timesteps(num_inference_steps, start_strength)
         latents = self.prepare_latents(encoding.latents, timesteps[0], generators)
+
+        def finish(latents: torch.Tensor) -> torch.Tensor:
+            decoded = self.decode_latents(latents, encoding)[..., : SCALE * height, : SCALE * width]
+            return self.finish_image(
+                decoded, lr_image, encoding.lr_image[..., :height, :width], color_fix, color_fix_strength
+            )
 
         # 8. Denoising: ControlNet, mask, U-Net, scheduler
         with clock.measure("denoising"), self.progress_bar(total=len(timesteps)) as progress:
@@ -284,24 +297,17 @@ class SISRMPipeline(DiffusionPipeline):
                 latents = step.prev_sample
                 if callback_on_step_end is not None:
                     estimate = step.get("pred_original_sample", latents)
-                    changed = callback_on_step_end(
-                        self, index, int(timestep), {"latents": latents, "estimate": estimate}
-                    )
+                    values = {"latents": latents, "estimate": estimate}
+                    values["preview"] = partial(lambda current: to_output(finish(current), "pil"), estimate)
+                    changed = callback_on_step_end(self, index, int(timestep), values)
                     latents = (changed or {}).get("latents", latents)
                 progress.update()
 
-        # 9. Decode
+        # 9. Decode; colour from the LR image, faint texture taken back
         with clock.measure("decode"):
-            result = self.decode_latents(latents, encoding)[..., : SCALE * height, : SCALE * width]
+            result = finish(latents)
 
-        # 10. Colour from the LR image, faint texture taken back, output format
-        with clock.measure("color"):
-            if color_fix != "none":
-                result = self.fix_color(result, encoding.lr_image[..., :height, :width], color_fix, color_fix_strength)
-            if self.config.coring:
-                reference = F.interpolate(lr_image, scale_factor=SCALE, mode="bicubic").clamp(0, 1)
-                result = core_detail(result, reference, self.config.coring)
-            result = result.clamp(0, 1)
+        # 10. Output format
         images = to_output(result, output_type)
         clock.seconds["total"] = time.perf_counter() - started
         self.maybe_free_model_hooks()
@@ -391,9 +397,9 @@ class SISRMPipeline(DiffusionPipeline):
         return generators, [entry.initial_seed() for entry in generators]
 
     def extract_semantics(
-        self, lr_image: torch.Tensor, top_k: int, labels=None, extend_labels: bool = False
+        self, lr_image: torch.Tensor, top_k: int, labels=None, extend_labels: bool = False, use_sape: bool = True
     ) -> _Semantics:
-        """SAPE on (B, 3, h, w) in [0, 1] (eq 1, 2)."""
+        """SAPE on (B, 3, h, w) in [0, 1] (eq 1, 2); without it only the segmenter's class map."""
         given = self.prepare_labels(labels, len(lr_image))
         pixels = segmenter_input(lr_image, SEGMENTER_SIDE).to(self.segmenter.dtype)
         probabilities = self.segmenter(pixels).logits.float().softmax(1)
@@ -401,7 +407,7 @@ class SISRMPipeline(DiffusionPipeline):
         class_map = class_map_of(probabilities, (SCALE * lr_image.shape[-2], SCALE * lr_image.shape[-1]))
         chosen = []
         for words, distribution in zip(given, logits.float().softmax(1)):
-            predicted = choose_labels(distribution, top_k)
+            predicted = choose_labels(distribution, top_k) if use_sape else []
             known = {label.name for label in words}
             rest = (
                 predicted
@@ -416,7 +422,10 @@ class SISRMPipeline(DiffusionPipeline):
             labels=chosen,
             prompt=[prompt_of(entry) for entry in chosen],
         )
-        return _Semantics(self.sape.tokens(mask_embedding), output)
+        regions = [[label.index for label in entry if label.index is not None] for entry in chosen]
+        if not use_sape:
+            regions = [known or largest_classes(entry, top_k) for known, entry in zip(regions, output.class_map)]
+        return _Semantics(self.sape.tokens(mask_embedding) if use_sape else None, regions, output)
 
     def prepare_labels(self, labels, count: int) -> list[list[Label]]:
         """The user's words as one list of Labels per image; empty lists where nothing was given."""
@@ -446,19 +455,18 @@ class SISRMPipeline(DiffusionPipeline):
             encoding = self.image_encoder(lr_image.to(self.image_encoder.dtype))
             latents = encoding.latents
         else:
-            enlarged = F.interpolate(lr_image, scale_factor=SCALE, mode="bicubic").clamp(0, 1)
+            enlarged = enlarge(lr_image)
             latents = self.vae.encode((enlarged * 2 - 1).to(self.vae.dtype)).latent_dist.mode()
             encoding = ImageEncoding(features=None, latents=latents, condition=enlarged, lr_image=lr_image)
         return replace(
             encoding, latents=latents.float() * self.vae.config.scaling_factor, lr_image=encoding.lr_image.float()
         )
 
-    def prepare_masks(self, semantics: SegmentationOutput, region_mask, use_mff: bool) -> torch.Tensor:
+    def prepare_masks(self, semantics: _Semantics, region_mask, use_mff: bool) -> torch.Tensor:
         """M of every image, (B, 1, 4h, 4w), 0 or 1; ones where MFF is off."""
         masks = []
-        for class_map, labels in zip(semantics.class_map, semantics.labels):
+        for class_map, indices in zip(semantics.output.class_map, semantics.region_classes):
             classes = torch.from_numpy(class_map).to(self._execution_device)
-            indices = [label.index for label in labels if label.index is not None]
             region = self.mff.region(classes, indices, region_mask)
             masks.append(region if use_mff else torch.ones_like(region))
         return torch.stack(masks)[:, None]
@@ -517,20 +525,36 @@ class SISRMPipeline(DiffusionPipeline):
             return self.vae.decode(latents).sample.float() / 2 + 0.5
         return self.vae.decode(latents, lr_features=encoding.features).sample.float() / 2 + 0.5
 
-    def fix_color(self, result: torch.Tensor, lr_image: torch.Tensor, kind: str, strength: float = 1.0) -> torch.Tensor:
-        """Low frequencies ("wavelet", `color_fix_levels` of them) or statistics ("adain") of the LR image put on the result.
+    def finish_image(
+        self,
+        result: torch.Tensor,
+        lr_image: torch.Tensor,
+        clean_lr: torch.Tensor,
+        color_fix: str,
+        strength: float = 1.0,
+    ) -> torch.Tensor:
+        """Decoded (B, 3, 4h, 4w) -> the picture, in [0, 1]: low frequencies ("wavelet", `color_fix_levels` of them) or statistics
+        ("adain") of `clean_lr`, the LR image without its noise, and faint texture that `lr_image` (B, 3, h, w) lacks taken back."""
+        if color_fix != "none":
+            reference = enlarge(clean_lr)
+            if color_fix == "adain":
+                result = adain_fix(result, reference, strength)
+            else:
+                result = wavelet_fix(result, reference, strength, levels=self.config.color_fix_levels)
+        if self.config.coring:
+            result = core_detail(result, enlarge(lr_image), self.config.coring)
+        return result.clamp(0, 1)
 
-        result: (B, 3, 4h, 4w), lr_image: (B, 3, h, w), both in [0, 1].
-        """
-        reference = F.interpolate(lr_image, scale_factor=SCALE, mode="bicubic").clamp(0, 1)
-        if kind == "adain":
-            return adain_fix(result, reference, strength)
-        return wavelet_fix(result, reference, strength, levels=self.config.color_fix_levels)
 
-    @torch.no_grad()
-    def decode_preview(self, latents: torch.Tensor) -> list[Image.Image]:
-        """Scaled latents of a running call -> PIL images, without colour correction; for previews."""
-        return to_output(self.decode_latents(latents).clamp(0, 1), "pil")
+def enlarge(image: torch.Tensor) -> torch.Tensor:
+    """(B, 3, h, w) in [0, 1] -> (B, 3, 4h, 4w), bicubic, in [0, 1]."""
+    return F.interpolate(image, scale_factor=SCALE, mode="bicubic").clamp(0, 1)
+
+
+def largest_classes(class_map: np.ndarray, count: int) -> list[int]:
+    """The `count` classes that cover most of a class map, largest first."""
+    classes, pixels = np.unique(class_map, return_counts=True)
+    return classes[np.argsort(-pixels, kind="stable")][:count].tolist()
 
 
 def class_map_of(probabilities: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:

@@ -39,7 +39,7 @@ def test_output_says_what_was_done(tiny_pipeline, photo):
     assert output.class_map[0].dtype == np.uint8 and output.mff_mask[0].dtype == bool
     chosen = [label.index for label in output.labels[0]]
     assert np.array_equal(output.mff_mask[0], np.isin(output.class_map[0], chosen))
-    assert set(output.timings) == {"segmentation", "text", "image_encoder", "denoising", "decode", "color", "total"}
+    assert set(output.timings) == {"segmentation", "text", "image_encoder", "denoising", "decode", "total"}
     assert sum(value for key, value in output.timings.items() if key != "total") <= output.timings["total"]
 
 
@@ -70,6 +70,8 @@ def test_batch_equals_single(tiny_pipeline, photo, guidance_scale):
         {"guidance_scale": 1.0},
         {"top_k": 1},
         {"use_mff": False},
+        {"use_sca": False},
+        {"use_sape": False},
         {"labels": ["sky"]},
         {"labels": ["sky"], "extend_labels": True},
         {"region_mask": np.ones((4, 4))},
@@ -88,6 +90,29 @@ def test_every_argument_changes_the_result(tiny_pipeline, photo, change):
     before = tiny_pipeline(photo, generator=seeded(), output_type="np", **base).images
     after = tiny_pipeline(photo, generator=seeded(), output_type="np", **base, **change).images
     assert difference(before, after) > 1e-4
+
+
+def test_switches_take_out_what_they_name(tiny_pipeline, photo):
+    """Hooks see what the networks are given: nothing of a module that is switched off."""
+    seen = {}
+
+    def watch(module, args, kwargs):
+        seen["tokens"] = kwargs["cross_attention_kwargs"]
+        seen["residual"] = kwargs["mid_block_additional_residual"]
+
+    hook = tiny_pipeline.unet.register_forward_pre_hook(watch, with_kwargs=True)
+    run = dict(generator=seeded(), num_inference_steps=1, guidance_scale=1.0)
+    assert tiny_pipeline(photo, **run).prompt[0] and seen["tokens"] is not None
+    without = tiny_pipeline(photo, use_sape=False, top_k=1, **run)
+    assert without.labels == [[]] and without.prompt == [""] and seen["tokens"] is None
+    classes, pixels = np.unique(without.class_map[0], return_counts=True)
+    assert np.array_equal(without.mff_mask[0], without.class_map[0] == classes[pixels.argmax()])
+    assert tiny_pipeline(photo, use_sape=False, labels=["sky"], **run).prompt == ["sky"]
+    tiny_pipeline(photo, use_sca=False, **run)
+    assert seen["tokens"] is None
+    bare = tiny_pipeline(photo, use_sape=False, use_mff=False, **run)
+    assert bare.mff_mask[0].all() and bool((seen["residual"] != 0).any())
+    hook.remove()
 
 
 def test_labels_replace_or_extend(tiny_pipeline, photo):
@@ -156,11 +181,14 @@ def test_callback_sees_every_step_and_can_stop(tiny_pipeline, photo):
 
     def watch(pipe, index, timestep, values):
         seen.append((index, timestep))
-        assert pipe.decode_preview(values["estimate"])[0].size == (96, 80)
+        previews.append(values["preview"]()[0])
         return values
 
-    tiny_pipeline(photo, num_inference_steps=4, callback_on_step_end=watch)
+    previews = []
+    result = tiny_pipeline(photo, num_inference_steps=4, callback_on_step_end=watch).images[0]
     assert [index for index, _ in seen] == [0, 1, 2, 3]
+    assert {preview.size for preview in previews} == {(96, 80)}
+    assert difference(previews[0], result) > 0 and difference(previews[-1], result) == 0
     assert all(earlier > later for (_, earlier), (_, later) in zip(seen, seen[1:]))
 
     def stop(pipe, index, timestep, values):

@@ -31,6 +31,7 @@ from sisrm.training.label_head import fit_linear, pooled_embeddings, refit
 from sisrm.training.loop import LoopSettings, train
 from sisrm.training.sape import LabelsStage, SapeStage, cross_entropy
 from sisrm.training.segmenter import SegmenterStage
+from sisrm.training.teacher_answers import TeacherAnswers
 
 
 def encoded(image: Image.Image, **options) -> bytes:
@@ -65,12 +66,12 @@ def photos(shard):
     return Photos([shard])
 
 
-def stages(pipe):
+def stages(pipe, photos):
     torch.manual_seed(0)
     teacher = Teacher().requires_grad_(False).eval()
     return {
         "autoencoder": lambda: AutoencoderStage(pipe.vae, crop=32),
-        "segmenter": lambda: SegmenterStage(pipe.segmenter, teacher, crop=64),
+        "segmenter": lambda: SegmenterStage(pipe.segmenter, TeacherAnswers(teacher, photos), crop=64),
         "labels": lambda: LabelsStage(pipe, crop=64, side=64),
         "sape": lambda: SapeStage(pipe, crop=64, side=64, rank=2),
         "backbone": lambda: BackboneStage(pipe, crop=64),
@@ -105,7 +106,7 @@ def test_each_stage_trains_its_own_parts_and_writes_a_loadable_folder(name, phot
         if isinstance(part, torch.nn.Module)
     }
     pipe.save_pretrained(tmp_path / "run" / "model")
-    figures = train(stages(pipe)[name](), photos, settings(tmp_path / "run"))
+    figures = train(stages(pipe, photos)[name](), photos, settings(tmp_path / "run"))
     assert np.isfinite(list(figures.values())).all()
     after = SISRMPipeline.from_pretrained(tmp_path / "run" / "model")
     for key, weights in before.items():

@@ -11,6 +11,7 @@ import argparse
 from pathlib import Path
 
 from sisrm.errors import ParameterError
+from sisrm.training.optimizers import OPTIMIZERS
 
 STAGES = {
     "init": "write a compact pipeline folder with random weights",
@@ -70,6 +71,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--minutes", type=float, help="end after this wall time; the learning rate falls accordingly")
     parser.add_argument("--batch", type=int, help="images per step and process (default: by stage)")
     parser.add_argument("--learning-rate", type=float, help="peak learning rate (default: by stage)")
+    parser.add_argument(
+        "--optimizer",
+        choices=OPTIMIZERS,
+        help="muon moves the linear layers by orthogonal steps (default: muon for segmenter, adamw for all others)",
+    )
     parser.add_argument("--crop", type=int, help="crop side in HR pixels (default: by stage)")
     parser.add_argument(
         "--ema", type=float, default=0.999, help="decay of the weights' running average (default: 0.999)"
@@ -127,11 +133,13 @@ def run(args: argparse.Namespace) -> int:
         )
         print(f"labels: cross-entropy {loss:.4g}")
         return 0
-    stage = build_stage(args, source)
+    photos = Photos(args.data, tuple(args.exclude_sources))
+    stage = build_stage(args, source, photos)
     settings = LoopSettings(
         output=str(output),
         steps=args.steps or steps,
         batch=args.batch or batch,
+        optimizer=args.optimizer or ("muon" if args.stage == "segmenter" else "adamw"),
         learning_rate=args.learning_rate or rate,
         minutes=args.minutes,
         ema_decay=args.ema,
@@ -141,7 +149,7 @@ def run(args: argparse.Namespace) -> int:
         mixed_precision=args.mixed_precision,
         resume=args.resume,
     )
-    figures = train(stage, Photos(args.data, tuple(args.exclude_sources)), settings)
+    figures = train(stage, photos, settings)
     print(f"{args.stage}: " + ", ".join(f"{key} {value:.4g}" for key, value in figures.items()))
     return 0
 
@@ -162,7 +170,7 @@ def start_folder(model: str, output: Path, resume: bool) -> Path:
     return source
 
 
-def build_stage(args: argparse.Namespace, source: Path):
+def build_stage(args: argparse.Namespace, source: Path, photos):
     """The stage's networks from a pipeline folder, in float32."""
     import torch
 
@@ -174,6 +182,7 @@ def build_stage(args: argparse.Namespace, source: Path):
     from sisrm.training.it2ic import It2icStage
     from sisrm.training.sape import LabelsStage, SapeStage
     from sisrm.training.segmenter import SegmenterStage
+    from sisrm.training.teacher_answers import TeacherAnswers
 
     pipe = SISRMPipeline.from_pretrained(str(source), use_safetensors=True, local_files_only=True, dtype=torch.float32)
     teacher = load_teacher(args.teacher) if args.teacher else None
@@ -182,7 +191,7 @@ def build_stage(args: argparse.Namespace, source: Path):
         case "autoencoder":
             return AutoencoderStage(pipe.vae, **options)
         case "segmenter":
-            return SegmenterStage(pipe.segmenter, teacher, **options)
+            return SegmenterStage(pipe.segmenter, teacher and TeacherAnswers(teacher, photos), **options)
         case "labels":
             return LabelsStage(pipe, **options)
         case "sape":

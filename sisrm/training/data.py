@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 
 from sisrm.errors import ParameterError
 from sisrm.training.degradation import DEGRADATIONS, degrade
+from sisrm.training.degradation_steps import jpeg, to_bytes, to_planes
 
 UNSURE = 255  # class index of a pixel the label map says nothing about
 PHOTO_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
@@ -26,11 +27,13 @@ PHOTO_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 @dataclass(frozen=True)
 class CropSettings:
     """How a photo becomes a sample. `crop`: side in HR pixels. `scale`: range of a random resize before the crop (log-uniform).
-    `degradations`: (name, weight) pairs of `DEGRADATIONS` for the LR image; empty for none. `fit`: the resize never goes below `crop`."""
+    `degradations`: (name, weight) pairs of `DEGRADATIONS` for the LR image; empty for none. `compression`: how often the crop itself is
+    a JPEG of quality 20 to 90. The resize never goes below `crop`."""
 
     crop: int = 256
     scale: tuple[float, float] = (1.0, 1.0)
     degradations: tuple[tuple[str, float], ...] = ()
+    compression: float = 0.0
 
 
 class Photos:
@@ -85,7 +88,8 @@ class Crops(Dataset):
     """Sample n of an endless seeded stream of crops.
 
     Each item: `hr` float32 (3, crop, crop) in [0, 1]; `lr` float32 (3, crop / 4, crop / 4) in [0, 1] when degradations are asked for;
-    `classes` int64 (crop, crop), 0..149 or UNSURE; `index` int64.
+    `classes` int64 (crop, crop), 0..149 or UNSURE; `index` int64, number of the sample; `photo` int64, which photo it was cut from;
+    `view` float32 (4,), left, top, right, bottom of the cut as shares of the photo, left and right swapped in a mirrored one.
     """
 
     def __init__(self, photos: Photos, settings: CropSettings, seed: int = 0, length: int = 2**40):
@@ -104,9 +108,18 @@ class Crops(Dataset):
 
     def __getitem__(self, number: int) -> dict[str, torch.Tensor]:
         rng = np.random.default_rng([self.seed, 1, number])
-        _, image, labels = self.photos.read(self.photo_of(number))
-        hr, classes = random_crop(image, labels, self.settings, rng)
-        sample = {"hr": to_tensor(hr), "classes": torch.from_numpy(classes), "index": torch.tensor(number)}
+        photo = self.photo_of(number)
+        _, image, labels = self.photos.read(photo)
+        hr, classes, view = random_crop(image, labels, self.settings, rng)
+        if self.settings.compression and rng.random() < self.settings.compression:
+            hr = to_bytes(jpeg(to_planes(hr), int(rng.integers(20, 91))))
+        sample = {
+            "hr": to_tensor(hr),
+            "classes": torch.from_numpy(classes),
+            "index": torch.tensor(number),
+            "photo": torch.tensor(photo),
+            "view": torch.tensor(view, dtype=torch.float32),
+        }
         if self.settings.degradations:
             names, weights = zip(*self.settings.degradations)
             name = names[rng.choice(len(names), p=np.array(weights) / sum(weights))]
@@ -116,8 +129,8 @@ class Crops(Dataset):
 
 def random_crop(
     image: Image.Image, labels: Image.Image | None, settings: CropSettings, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """A random resize, square crop and mirror -> (uint8 (crop, crop, 3), int64 class map (crop, crop) with UNSURE)."""
+) -> tuple[np.ndarray, np.ndarray, tuple[float, float, float, float]]:
+    """A random resize, square crop and mirror -> (uint8 (crop, crop, 3), int64 class map (crop, crop) with UNSURE, `view` of `Crops`)."""
     low, high = np.log(settings.scale)
     factor = max(float(np.exp(rng.uniform(low, high))), settings.crop / min(image.size))
     width, height = (max(settings.crop, round(side * factor)) for side in image.size)
@@ -134,9 +147,10 @@ def random_crop(
     else:
         named = np.asarray(labels.resize(side, Image.Resampling.NEAREST, box=box)).astype(np.int64)
         classes = np.where(named == 0, UNSURE, named - 1)
+    view = (left / width, top / height, (left + settings.crop) / width, (top + settings.crop) / height)
     if rng.random() < 0.5:
-        hr, classes = hr[:, ::-1], classes[:, ::-1]
-    return np.ascontiguousarray(hr), np.ascontiguousarray(classes)
+        hr, classes, view = hr[:, ::-1], classes[:, ::-1], (view[2], view[1], view[0], view[3])
+    return np.ascontiguousarray(hr), np.ascontiguousarray(classes), view
 
 
 def to_tensor(image: np.ndarray) -> torch.Tensor:

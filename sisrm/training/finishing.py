@@ -14,8 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from sisrm.color import wavelet_fix
 from sisrm.evaluation.teacher import Teacher, feature_distance, teacher_input
-from sisrm.pipeline import SCALE, SISRMPipeline
+from sisrm.pipeline import SCALE, SISRMPipeline, enlarge
 from sisrm.training.autoencoder import gradient_l1
 from sisrm.training.conditions import random_normal
 from sisrm.training.data import CropSettings
@@ -169,7 +170,8 @@ class FinishingStage(Stage):
             with torch.set_grad_enabled(torch.is_grad_enabled() and index == len(timesteps) - 1):
                 prediction = pipe.denoise(latents, timestep, text, tokens, encoding.condition, mask)
                 latents = pipe.scheduler.step(prediction, timestep, latents).prev_sample
-        return pipe.fix_color(pipe.decode_latents(latents, encoding), encoding.lr_image, "wavelet")
+        decoded = pipe.decode_latents(latents, encoding)
+        return wavelet_fix(decoded, enlarge(encoding.lr_image), levels=pipe.config.color_fix_levels)
 
     def save(self, folder: Path) -> None:
         for name in ("vae", "image_encoder", "controlnet", "unet"):

@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from sisrm.errors import WeightsError
 from sisrm.training.data import Crops, CropSettings, Photos
+from sisrm.training.optimizers import build as build_optimizers
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +62,7 @@ class LoopSettings:
     output: str
     steps: int = 10_000
     batch: int = 32
+    optimizer: str = "adamw"
     learning_rate: float = 1e-4
     minutes: float | None = None
     warmup: int = 100
@@ -104,17 +106,19 @@ def train(stage: Stage, photos: Photos, settings: LoopSettings) -> dict[str, flo
     accelerator.init_trackers("logs")
     stage.to(memory_format=torch.channels_last)
     optimizers = {
-        role: torch.optim.AdamW(
+        role: build_optimizers(
+            stage,
             stage.role_parameters(role),
-            lr=settings.learning_rate,
-            betas=settings.betas,
-            weight_decay=settings.weight_decay,
+            settings.optimizer,
+            settings.learning_rate,
+            settings.betas,
+            settings.weight_decay,
         )
         for role in stage.roles
     }
     averaged = [parameter for parameter in stage.role_parameters(stage.roles[0])]
-    prepared = accelerator.prepare(stage, *optimizers.values())
-    wrapped, optimizers = prepared[0], dict(zip(stage.roles, prepared[1:]))
+    wrapped = accelerator.prepare(stage)
+    optimizers = {role: [accelerator.prepare(entry) for entry in entries] for role, entries in optimizers.items()}
     ema = EMAModel(averaged, decay=settings.ema_decay, use_ema_warmup=True, power=0.75)
     accelerator.register_for_checkpointing(ema)
     progress = {"step": 0, "seconds": 0.0}
@@ -156,15 +160,16 @@ def train(stage: Stage, photos: Photos, settings: LoopSettings) -> dict[str, flo
         batch = {key: value.to(accelerator.device, non_blocking=True) for key, value in batch.items()}
         generator = torch.Generator().manual_seed(hash((settings.seed, step, accelerator.process_index)) % 2**63)
         for role in stage.roles:
-            optimizer = optimizers[role]
-            for group in optimizer.param_groups:
-                group["lr"] = rate * stage.role_rate(role)
-            optimizer.zero_grad(set_to_none=True)
+            for optimizer in optimizers[role]:
+                for group in optimizer.param_groups:
+                    group["lr"] = rate * stage.role_rate(role)
+                optimizer.zero_grad(set_to_none=True)
             loss, figures = wrapped(batch, role, generator)
             accelerator.backward(loss)
             norm = torch.nn.utils.clip_grad_norm_(stage.role_parameters(role), settings.max_gradient)
             if torch.isfinite(norm):
-                optimizer.step()
+                for optimizer in optimizers[role]:
+                    optimizer.step()
             figures = {"loss": float(loss.detach()), "gradient": float(norm), **figures}
             prefix = "" if role == stage.roles[0] else role + "_"
             for key, value in figures.items():

@@ -1,8 +1,8 @@
 """Stage 2, `segmenter`: SegFormer on labelled photos, optionally taught by a pretrained network.
 
 Hard labels alone, from a random start, are the slow road. With a teacher the loss also asks for its soft labels (Hinton et al.) and for
-its features, each of SegFormer's four stages seen through a linear map (FitNets). The student sees the photo smaller, softer and in
-other light than the teacher does: at inference it gets small damaged images.
+its features, each of SegFormer's four stages seen through a linear map (FitNets). The student sees crops of the photo, smaller, softer,
+compressed and in other light than the teacher does: at inference it gets small damaged images.
 """
 
 from __future__ import annotations
@@ -14,21 +14,20 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import SegformerForSemanticSegmentation
 
-from sisrm.evaluation.teacher import Teacher, teacher_input
 from sisrm.sape import IMAGE_MEAN, IMAGE_STD
 from sisrm.training.data import UNSURE, CropSettings
 from sisrm.training.loop import Stage
-
-# Which of the teacher's 18 feature maps each SegFormer stage should agree with: (index, channels), chosen by stride and depth.
-TEACHER_FEATURES = ((3, 24), (6, 32), (13, 96), (17, 320))
+from sisrm.training.teacher_answers import TEACHER_FEATURES, TeacherAnswers
 
 
 class SegmenterStage(Stage):
-    """Args: teacher may be None (hard labels only); `crop` in pixels of the segmenter's input."""
+    """Args: teacher may be None (hard labels only); `crop` in pixels of the segmenter's input: photos of 512 are read at 200 to 400."""
 
     name = "segmenter"
 
-    def __init__(self, segmenter: SegformerForSemanticSegmentation, teacher: Teacher | None = None, crop: int = 192):
+    def __init__(
+        self, segmenter: SegformerForSemanticSegmentation, teacher: TeacherAnswers | None = None, crop: int = 128
+    ):
         super().__init__()
         self.segmenter, self.teacher, self.crop = segmenter.requires_grad_(True).train(), teacher, crop
         widths = segmenter.config.hidden_sizes
@@ -37,8 +36,8 @@ class SegmenterStage(Stage):
         )
 
     def crops(self) -> CropSettings:
-        # photos of 512 are read at 256 by the pipeline; around that, so that things are learnt at several sizes
-        return CropSettings(crop=self.crop, scale=(0.36, 0.8))
+        # the pipeline reads photos of 512 at 256: around that, from the whole photo to a third of its side
+        return CropSettings(crop=self.crop, scale=(0.25, 0.75), compression=0.3)
 
     def forward(self, batch: dict, role: str, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
         image, classes = batch["hr"], batch["classes"]
@@ -54,17 +53,12 @@ class SegmenterStage(Stage):
         }
         loss = hard
         if self.teacher is not None:
-            with torch.no_grad():
-                teacher_logits, features = self.teacher(teacher_input(image))
-            # class 0 of the teacher is "not sure", which the student does not have
-            wanted = F.interpolate(teacher_logits.float()[:, 1:], size=size, mode="bilinear").softmax(1)
+            sizes = [size, *(hidden.shape[-2:] for hidden in output.hidden_states)]
+            wanted, *features = self.teacher.crops(batch["photo"], batch["view"], sizes)
             soft = -(wanted * logits.log_softmax(1)).sum(1).mean()
             alike = sum(
-                1
-                - F.cosine_similarity(
-                    project(hidden), F.adaptive_avg_pool2d(features[index], hidden.shape[-2:]), dim=1
-                ).mean()
-                for project, hidden, (index, _) in zip(self.to_teacher, output.hidden_states, TEACHER_FEATURES)
+                1 - F.cosine_similarity(project(hidden), feature, dim=1).mean()
+                for project, hidden, feature in zip(self.to_teacher, output.hidden_states, features)
             )
             loss = 0.5 * hard + soft + 0.5 * alike
             figures |= {"soft": float(soft.detach()), "features": float(alike.detach())}
