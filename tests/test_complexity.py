@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from sisrm.cli import main
 from sisrm.errors import ParameterError
 from sisrm.evaluation import complexity
 
@@ -117,12 +118,25 @@ def test_default_settings_are_the_ones_measured(tiny_pipeline):
 
 
 def test_table_puts_the_paper_beside_it(tiny_pipeline):
-    text = complexity.table("tiny", complexity.measure(tiny_pipeline, 16, repeats=1))
-    assert "| paper, table 3 (128 x 128, A10) | 48.00 M | 198.0 | 5,500 MB | 73 ms |" in text
-    assert "| unet |" in text and "Not in the total" not in text
+    report = complexity.measure(tiny_pipeline, 16, repeats=1)
+    text = complexity.table({"tiny": report, "other": report | {"size": 128}})
+    assert "| paper, table 3: SISRM, A10 | 48.00 M | 198.0 | 5,500 MB | 73 ms |" in text
+    assert "| tiny, cpu, " in text and "16 x 16 input |" in text and text.count("16 x 16") == 1
+    assert text.count("| unet |") == 2 and "Not in the total" not in text
 
 
 @pytest.mark.parametrize("options, named", [({"size": 8}, "--size"), ({"repeats": 0}, "repeats")])
 def test_wrong_settings_are_named(tiny_pipeline, options, named):
     with pytest.raises(ParameterError, match=named):
         complexity.measure(tiny_pipeline, **options)
+
+
+def test_several_presets_are_measured_apart_and_shown_together(tiny_pipeline, tmp_path, capsys):
+    folders = [str(tmp_path / name) for name in ("one", "two")]
+    for folder in folders:
+        tiny_pipeline.save_pretrained(folder)
+    assert main(["complexity", "--preset", *folders, "--size", "16"]) == 0
+    table = capsys.readouterr().out
+    assert table.count("16 x 16 input |") == 2 and all(f"| {folder}, cpu" in table for folder in folders)
+    assert main(["complexity", "--preset", folders[0], str(tmp_path / "none"), "--size", "16"]) == 2
+    assert "none" in capsys.readouterr().err

@@ -26,7 +26,7 @@ from sisrm.training.compact import build_compact, label_tokenizer
 from sisrm.training.conditions import class_shares, presence_targets, prompts_from_classes, random_region
 from sisrm.training.data import UNSURE, Crops, CropSettings, Photos
 from sisrm.training.finishing import FinishingStage, energy_l1, grid_l1
-from sisrm.training.it2ic import It2icStage
+from sisrm.training.it2ic import It2icStage, condition_on
 from sisrm.training.label_head import fit_linear, pooled_embeddings, refit
 from sisrm.training.loop import LoopSettings, train
 from sisrm.training.sape import LabelsStage, SapeStage, cross_entropy
@@ -286,3 +286,13 @@ def test_compact_architecture_is_within_its_budget_and_its_tokens_know_every_cla
     assert tokenizer("zeppelin").input_ids[1] == tokenizer.unk_token_id
     longest = ", ".join(sorted(CLASS_NAMES, key=lambda name: -len(name.split()))[:8])
     assert len(tokenizer(longest).input_ids) <= tokenizer.model_max_length
+
+
+def test_conditions_leave_out_what_the_switches_leave_out(tiny_pipeline):
+    lr = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        drawn = [condition_on(tiny_pipeline, lr, torch.Generator().manual_seed(seed), 0.5) for seed in range(40)]
+        whole = [condition_on(tiny_pipeline, lr, torch.Generator().manual_seed(seed), 0.0) for seed in range(8)]
+    kinds = {(tokens is None, any(prompts), mask is None) for tokens, prompts, mask in drawn}
+    assert {(True, False, False), (True, True, False), (False, True, False), (True, False, True)} <= kinds
+    assert all(tokens is not None and all(prompts) for tokens, prompts, _ in whole)

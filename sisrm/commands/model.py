@@ -25,7 +25,12 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     model.add_argument(
         "--preset", metavar="NAME", help="a preset's name, or a folder that holds a pipeline (default: compact)"
     )
-    model.add_argument("--device", metavar="NAME", help="cpu, cuda or cuda:N (default: a GPU where there is one)")
+    add_device_argument(model)
+
+
+def add_device_argument(parser) -> None:
+    """--device, of a parser or a group of options."""
+    parser.add_argument("--device", metavar="NAME", help="cpu, cuda or cuda:N (default: a GPU where there is one)")
 
 
 def add_call_arguments(parser: argparse.ArgumentParser) -> None:

@@ -24,8 +24,12 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from sisrm.errors import ParameterError
 
-PAPER = {"parameters": 48e6, "gflops": 198.0, "peak_memory_mb": 5500.0, "milliseconds": 73.0}
-"""Table 3's row for SISRM, one 128x128 -> 512x512 image."""
+PAPER = {
+    "SISRM": {"parameters": 48e6, "gflops": 198.0, "peak_memory_mb": 5500.0, "milliseconds": 73.0},
+    "SeeSR": {"parameters": 129e6, "gflops": 612.0, "peak_memory_mb": 9800.0, "milliseconds": 120.0},
+    "Real-ESRGAN": {"parameters": 43e6, "gflops": 149.0, "peak_memory_mb": 3100.0, "milliseconds": 41.0},
+}
+"""Table 3's rows, one 128x128 -> 512x512 image on an A10."""
 
 MEBIBYTE = 2**20
 
@@ -221,22 +225,27 @@ def device_name(device: torch.device) -> str:
     return f"{device.type}, {torch.get_num_threads()} threads"
 
 
-def table(name: str, report: dict) -> str:
-    """The report as a Markdown table beside the paper's row, then the components."""
+def table(reports: dict[str, dict]) -> str:
+    """Reports by the name of their preset as a Markdown table beside the paper's rows, then each one's components."""
     lines = [
-        f"One {report['size']} x {report['size']} image on {report['device']}",
-        "",
-        "| | parameters | GFLOPs | peak memory | time |",
+        "| one image, 128 x 128 to 512 x 512 | parameters | GFLOPs | peak memory | time |",
         "|---|---|---|---|---|",
     ]
-    for row, values in ((name, report), ("paper, table 3 (128 x 128, A10)", PAPER)):
+    rows = {f"{name}, {report['device']}{size_note(report)}": report for name, report in reports.items()}
+    for row, values in (rows | {f"paper, table 3: {name}, A10": values for name, values in PAPER.items()}).items():
         lines.append(
             f"| {row} | {values['parameters'] / 1e6:.2f} M | {values['gflops']:.1f} | "
-            f"{values['peak_memory_mb']:,.0f} MB | {values['milliseconds']:.0f} ms |"
+            f"{values['peak_memory_mb']:,.0f} MB | {values['milliseconds']:,.0f} ms |"
         )
-    lines += ["", "| component | parameters | GFLOPs |", "|---|---|---|"]
-    for component, values in report["components"].items():
-        lines.append(f"| {component} | {values['parameters'] / 1e6:.2f} M | {values['gflops']:.2f} |")
-    if report["uncounted"]:
-        lines += ["", "Not in the total, as the counter has no formula for them: " + ", ".join(report["uncounted"])]
+    for name, report in reports.items():
+        lines += ["", f"| {name}: component | parameters | GFLOPs |", "|---|---|---|"]
+        for component, values in report["components"].items():
+            lines.append(f"| {component} | {values['parameters'] / 1e6:.2f} M | {values['gflops']:.2f} |")
+        if report["uncounted"]:
+            lines += ["", "Not in the total, as the counter has no formula for them: " + ", ".join(report["uncounted"])]
     return "\n".join(lines) + "\n"
+
+
+def size_note(report: dict) -> str:
+    """What a row's name says when it is not the reference size."""
+    return "" if report["size"] == 128 else f", {report['size']} x {report['size']} input"

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from sisrm.attention import is_segmentation_key
-from sisrm.pipeline import SISRMPipeline
+from sisrm.pipeline import SISRMPipeline, largest_classes
 from sisrm.sape import choose_labels, prompt_of
 from sisrm.training.backbone import diffusion_target
 from sisrm.training.conditions import encode_hr, random_normal, random_region, read_semantics
@@ -93,17 +93,25 @@ def draw_timesteps(
 
 
 def condition_on(pipe: SISRMPipeline, lr: torch.Tensor, generator: torch.Generator, dropout: float):
-    """(segmentation tokens or None, prompts, M or None) for LR crops, each left out with probability `dropout`.
+    """(segmentation tokens or None, prompts, M or None) for LR crops, as the pipeline's switches leave them.
 
-    M is the chosen labels' region as at inference in half of the batches, else a random region or absent (M = 1 everywhere).
+    With probability `dropout` each: no SAPE (neither tokens nor prompts, M from the largest classes), no SCA (no tokens), and no prompt,
+    image by image. M is the region that inference would take in half of the batches, else a random one or absent (M = 1 everywhere).
     """
+
+    def chance() -> bool:
+        return float(torch.rand((), generator=generator)) < dropout
+
     mask_embedding, distribution, class_map = read_semantics(pipe, lr)
+    without_sape, without_sca = chance(), chance()
     prompts, regions = [], []
     for scores, classes in zip(distribution, class_map):
-        labels = choose_labels(scores, int(torch.randint(1, 9, (), generator=generator)))
-        prompts.append("" if torch.rand((), generator=generator) < dropout else prompt_of(labels))
-        regions.append(pipe.mff.region(classes, [label.index for label in labels]))
-    tokens = None if torch.rand((), generator=generator) < dropout else pipe.sape.tokens(mask_embedding)
+        top_k = int(torch.randint(1, 9, (), generator=generator))
+        labels = [] if without_sape else choose_labels(scores, top_k)
+        indices = largest_classes(classes.cpu().numpy(), top_k) if without_sape else [label.index for label in labels]
+        prompts.append("" if chance() else prompt_of(labels))
+        regions.append(pipe.mff.region(classes, indices))
+    tokens = None if without_sape or without_sca else pipe.sape.tokens(mask_embedding)
     kind = int(torch.randint(4, (), generator=generator))
     if kind == 0:
         return tokens, prompts, None
