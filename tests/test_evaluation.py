@@ -1,7 +1,5 @@
-"""Evaluation: metrics against hand-computed values and scikit-image, pairs, the table, the teacher."""
+"""Evaluation: metrics and the teacher against hand-computed values and scikit-image."""
 
-import csv
-import json
 import math
 
 import numpy as np
@@ -9,12 +7,12 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
+from skimage.color import rgb2ycbcr
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from sisrm.errors import ImageError, ParameterError, WeightsError
-from sisrm.evaluation import metrics, report
-from sisrm.evaluation.pairs import PairFolder
-from sisrm.evaluation.runner import Judge, bicubic, evaluate, from_pipeline
+from sisrm.errors import ParameterError, WeightsError
+from sisrm.evaluation import metrics
+from sisrm.evaluation.judge import Judge
 from sisrm.evaluation.teacher import Teacher, class_agreement, feature_distance, load_teacher, teacher_input
 
 
@@ -23,19 +21,6 @@ def textured(seed: int, width: int = 64, height: int = 48) -> Image.Image:
     y, x = np.mgrid[0:height, 0:width]
     waves = np.stack([np.sin(x / (4 + seed)), np.cos(y / 5), np.sin((x + y) / 7)], -1) * 70 + 128
     return Image.fromarray((waves + rng.normal(0, 8, waves.shape)).clip(0, 255).astype(np.uint8))
-
-
-@pytest.fixture
-def folder(tmp_path):
-    """DIR with three HR images in different formats and their LR images."""
-    for name in ("HR", "LR", "peer"):
-        (tmp_path / "set" / name).mkdir(parents=True)
-    for seed, ending in enumerate((".png", ".webp", ".bmp")):
-        image = textured(seed, 64, 64)
-        image.save(tmp_path / "set" / "HR" / f"p{seed}{ending}", **({"lossless": True} if ending == ".webp" else {}))
-        image.resize((16, 16), Image.Resampling.BOX).save(tmp_path / "set" / "LR" / f"p{seed}.png")
-        image.point(lambda value: max(0, value - 10)).save(tmp_path / "set" / "peer" / f"p{seed}.png")
-    return tmp_path / "set"
 
 
 # Metrics
@@ -48,6 +33,13 @@ def test_luma_of_known_colours():
     assert torch.allclose(y, expected, atol=1e-9)
 
 
+def test_luma_equals_scikit_image():
+    image = textured(3)
+    assert np.allclose(
+        metrics.luma(metrics.to_tensor(image))[0, 0] * 255, rgb2ycbcr(np.asarray(image))[..., 0], atol=1e-9
+    )
+
+
 def test_psnr_by_hand():
     # Grey 100 against grey 110 differs by 10 * 219 / 255 on Y.
     a = metrics.to_tensor(Image.new("RGB", (20, 20), (100, 100, 100)))
@@ -55,6 +47,14 @@ def test_psnr_by_hand():
     expected = 20 * math.log10(255 / (10 * 219 / 255))
     assert metrics.psnr_y(a, b).item() == pytest.approx(expected, abs=1e-4)
     assert metrics.psnr_y(a, a).item() == metrics.PSNR_CEILING
+
+
+def test_ssim_by_hand():
+    # Flat images have no contrast: what is left of the formula is the comparison of means.
+    a, b = (metrics.to_tensor(Image.new("RGB", (20, 20), (grey,) * 3)) for grey in (100, 110))
+    y_a, y_b = ((16 + grey * 219 / 255) / 255 for grey in (100, 110))
+    expected = (2 * y_a * y_b + 0.01**2) / (y_a**2 + y_b**2 + 0.01**2)
+    assert expected < 0.9981 and metrics.ssim_y(a, b).item() == pytest.approx(expected, abs=1e-9)
 
 
 def test_gradient_energy_by_hand():
@@ -86,6 +86,17 @@ def test_metrics_of_a_batch_are_those_of_its_images(metric):
     assert torch.allclose(metric(a, b), singles) and singles[0] != singles[1]
     with pytest.raises(ParameterError, match="shape"):
         metric(a, b[..., :-1])
+
+
+def test_a_judge_measures_what_is_always_there():
+    reference, result = textured(0), textured(1)
+    values = Judge(reference)(result)
+    a, b = metrics.to_tensor(result), metrics.to_tensor(reference)
+    assert values == {
+        "psnr_y": metrics.psnr_y(a, b).item(),
+        "ssim_y": metrics.ssim_y(a, b).item(),
+        "gradient_energy": metrics.relative_gradient_energy(a, b).item(),
+    }
 
 
 # Teacher
@@ -154,118 +165,3 @@ def test_missing_or_wrong_teacher_weights_are_named(tmp_path):
     save_file({"stem.weight": torch.zeros(1)}, tmp_path / "teacher.safetensors")
     with pytest.raises(WeightsError, match="not the weights"):
         load_teacher(tmp_path)
-
-
-# Pairs
-
-
-def test_pairs_join_by_name_whatever_the_format(folder):
-    pairs = list(PairFolder(folder))
-    assert [pair.name for pair in pairs] == ["p0", "p1", "p2"]
-    assert all(pair.reference.size == (64, 64) and pair.low.size == (16, 16) for pair in pairs)
-    assert len(PairFolder(folder, limit=2)) == len(list(PairFolder(folder, limit=2))) == 2
-
-
-def test_degraded_pairs_depend_on_seed_and_name_only(folder):
-    def lows(**options) -> dict[str, bytes]:
-        return {pair.name: pair.low.tobytes() for pair in PairFolder(folder, **options)}
-
-    first = lows(degrade_seed=3)
-    assert first == lows(degrade_seed=3)
-    assert all(first[name] != other for name, other in lows(degrade_seed=4).items())
-    assert first["p0"] != lows(degrade_seed=3, degradation="light")["p0"]
-    (folder / "HR" / "p0.png").unlink()
-    assert lows(degrade_seed=3) == {name: first[name] for name in ("p1", "p2")}
-
-
-def test_degraded_references_are_cut_to_whole_pixels(folder):
-    textured(5, 71, 66).save(folder / "HR" / "p0.png")
-    pair = next(iter(PairFolder(folder, degrade_seed=0)))
-    assert pair.reference.size == (68, 64) and pair.low.size == (17, 16)
-
-
-@pytest.mark.parametrize("options, named", [
-    ({"degrade_seed": -1}, "--degrade"),
-    ({"limit": 0}, "--limit"),
-    ({"degrade_seed": 0, "degradation": "x"}, "--degradation"),
-])  # fmt: skip
-def test_wrong_pair_settings_are_named(folder, options, named):
-    with pytest.raises(ParameterError, match=named):
-        PairFolder(folder, **options)
-
-
-def test_incomplete_folders_are_refused(folder, tmp_path):
-    with pytest.raises(ParameterError, match="HR"):
-        PairFolder(tmp_path)
-    (folder / "LR" / "p1.png").unlink()
-    with pytest.raises(ImageError, match="p1"):
-        list(PairFolder(folder))
-    textured(1, 60, 64).save(folder / "LR" / "p1.png")
-    with pytest.raises(ImageError, match="exactly 4x"):
-        list(PairFolder(folder))
-    (folder / "HR" / "p0.jpg").write_bytes(b"x")
-    with pytest.raises(ParameterError, match="p0"):
-        PairFolder(folder)
-
-
-# Runner and report
-
-
-def test_evaluate_writes_the_same_figures_everywhere(folder, tmp_path, teacher_file):
-    output = tmp_path / "out"
-    summary = evaluate(
-        PairFolder(folder),
-        output,
-        folders={"peer": folder / "peer"},
-        teacher=load_teacher(teacher_file),
-        save_images=True,
-    )
-    assert summary == json.loads((output / "summary.json").read_text())
-    rows = list(csv.DictReader(open(output / "per_image.csv")))
-    assert [(row["image"], row["method"]) for row in rows] == [
-        (image, method) for image in ("p0", "p1", "p2") for method in ("bicubic", "peer")
-    ]
-    for method, values in summary["methods"].items():
-        assert list(values) == list(report.METRICS) == list(summary["definitions"])
-        for name, mean in values.items():
-            figures = [float(row[name]) for row in rows if row["method"] == method]
-            assert mean == pytest.approx(sum(figures) / 3, abs=1e-9)
-    # The peer is the reference made darker: its structure agrees, its brightness does not.
-    assert summary["methods"]["peer"]["gradient_energy"] == pytest.approx(1, abs=0.01)
-    assert summary["methods"]["bicubic"]["gradient_energy"] < 0.9
-    pair = next(iter(PairFolder(folder)))
-    expected = metrics.psnr_y(metrics.to_tensor(bicubic(pair)), metrics.to_tensor(pair.reference)).item()
-    assert float(rows[0]["psnr_y"]) == pytest.approx(expected)
-    saved = Image.open(output / "bicubic" / "p0.png")
-    assert np.array_equal(np.asarray(saved), np.asarray(bicubic(pair)))
-    table = (output / "table.md").read_text()
-    assert f"| bicubic | {summary['methods']['bicubic']['psnr_y']:.2f} |" in table and table.count("\n") == 4
-
-
-def test_the_model_takes_part_through_its_pipeline(folder, tiny_pipeline):
-    pair = next(iter(PairFolder(folder)))
-    method = from_pipeline(tiny_pipeline, seed=5, options={"num_inference_steps": 1})
-    direct = tiny_pipeline(pair.low, num_inference_steps=1, generator=torch.Generator("cpu").manual_seed(5)).images[0]
-    assert np.array_equal(np.asarray(method(pair)), np.asarray(direct))
-    assert np.array_equal(np.asarray(method(pair)), np.asarray(direct)), "every image starts from the same seed"
-    values = Judge(pair.reference)(method(pair))
-    assert set(values) == {"psnr_y", "ssim_y", "gradient_energy"} and all(map(math.isfinite, values.values()))
-
-
-def test_results_of_another_size_are_refused(folder, tmp_path):
-    textured(0, 60, 64).save(folder / "peer" / "p2.png")
-    with pytest.raises(ImageError, match="60 x 64"):
-        evaluate(PairFolder(folder), tmp_path / "out", folders={"peer": folder / "peer"})
-    with pytest.raises(ParameterError, match="taken"):
-        evaluate(PairFolder(folder), tmp_path / "out", folders={"bicubic": folder / "peer"})
-
-
-def test_means_pass_over_what_is_not_finite():
-    rows = [
-        {"image": str(i), "method": "m", "psnr_y": 30.0, "gradient_energy": value}
-        for i, value in enumerate([1.0, math.nan])
-    ]
-    assert report.summarise(rows, ["m"])["m"] == {"psnr_y": 30.0, "gradient_energy": 1.0}
-    rows[0]["gradient_energy"] = math.inf
-    assert report.summarise(rows, ["m"])["m"]["gradient_energy"] is None
-    assert "| m | 30.00 |  |" in report.markdown_table(report.summarise(rows, ["m"]))

@@ -30,7 +30,7 @@ from sisrm.training.it2ic import It2icStage, condition_on
 from sisrm.training.label_head import fit_linear, pooled_embeddings, refit
 from sisrm.training.loop import LoopSettings, train
 from sisrm.training.sape import LabelsStage, SapeStage, cross_entropy
-from sisrm.training.segmenter import SegmenterStage
+from sisrm.training.segmenter import SegmenterStage, mix, random_rectangles
 from sisrm.training.teacher_answers import TeacherAnswers
 
 
@@ -296,3 +296,13 @@ def test_conditions_leave_out_what_the_switches_leave_out(tiny_pipeline):
     kinds = {(tokens is None, any(prompts), mask is None) for tokens, prompts, mask in drawn}
     assert {(True, False, False), (True, True, False), (False, True, False), (True, False, True)} <= kinds
     assert all(tokens is not None and all(prompts) for tokens, prompts, _ in whole)
+
+
+def test_cutmix_moves_the_same_cells_of_everything():
+    paste = random_rectangles(2, 4, torch.Generator().manual_seed(3))
+    assert all(0 < mask.mean() < 1 for mask in paste)
+    image, feature = torch.stack([torch.zeros(3, 128, 128), torch.ones(3, 128, 128)]), torch.tensor([0.0, 1.0]).view(2, 1, 1, 1)
+    mixed, coarse = mix(image, paste), mix(feature.expand(2, 5, 4, 4), paste)
+    assert torch.equal(mixed[0], paste[0].repeat_interleave(32, 1).repeat_interleave(32, 2).expand(3, -1, -1))
+    assert torch.equal(torch.nn.functional.avg_pool2d(mixed, 32)[:, :1], coarse[:, :1])
+    assert mix(image, None) is image

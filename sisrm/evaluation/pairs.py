@@ -71,9 +71,14 @@ class PairFolder:
         degradation: name of one of `sisrm.training.degradation.DEGRADATIONS`; used with `degrade_seed` only.
         limit: only the first so many pairs; None for all.
 
+    Attributes:
+        names: of the pairs, in alphabetical order.
+
     Raises:
         ParameterError: a folder is missing or empty, or a setting is not accepted.
     """
+
+    protocol = "folder"
 
     def __init__(
         self, folder: Path, degrade_seed: int | None = None, degradation: str = "seesr", limit: int | None = None
@@ -82,12 +87,11 @@ class PairFolder:
             raise ParameterError("--degrade", degrade_seed, "an integer of at least 0")
         if limit is not None and limit < 1:
             raise ParameterError("--limit", limit, "an integer of at least 1")
-        if not (folder / "HR").is_dir():
-            raise ParameterError("DIR", str(folder), "a folder that holds HR (and LR, unless --degrade is given)")
+        self.folder, self.degrade_seed, self.degradation = folder, degrade_seed, degradation
+        self.references = dict(list(images_by_stem(self._reference_folder()).items())[:limit])
+        self.names = list(self.references)
         if degrade_seed is None and not (folder / "LR").is_dir():
             raise ParameterError("DIR", str(folder), "a folder with HR and LR; with HR alone, give --degrade SEED")
-        self.folder, self.degrade_seed, self.degradation = folder, degrade_seed, degradation
-        self.references = dict(list(images_by_stem(folder / "HR").items())[:limit])
         self.lows = images_by_stem(folder / "LR") if degrade_seed is None else {}
         if degrade_seed is not None:
             from sisrm.training.degradation import DEGRADATIONS
@@ -97,41 +101,75 @@ class PairFolder:
 
     def describe(self) -> dict[str, object]:
         """What the pairs are, for a summary; the folder by its name only."""
-        described: dict[str, object] = {"folder": self.folder.resolve().name, "images": len(self)}
+        return {
+            "name": self.protocol,
+            "folder": self.folder.resolve().name,
+            "images": len(self),
+            **self.making(),
+        }
+
+    def making(self) -> dict[str, object]:
+        """How pairs are made from files: with the files themselves, all that decides them."""
         if self.degrade_seed is None:
-            return described | {"low_resolution": "LR"}
-        return described | {
+            return {"low_resolution": "LR"}
+        return {
             "low_resolution": "HR, degraded",
             "degradation": self.degradation,
             "degrade_seed": self.degrade_seed,
         }
 
-    def __len__(self) -> int:
-        return len(self.references)
+    def sources(self, name: str) -> dict[str, Path]:
+        """The files that a pair is made from, by their role.
 
-    def __iter__(self) -> Iterator[Pair]:
-        """Read or make the pairs one by one.
+        Raises:
+            ImageError: one is missing.
+        """
+        files = {"HR": self.references[name]}
+        return files if self.degrade_seed is not None else files | {"LR": self._low_path(name)}
+
+    def pair(self, name: str) -> Pair:
+        """Read or make one pair.
 
         Raises:
             ImageError: an image is missing or unreadable, or HR is not 4x the size of LR.
         """
-        for stem, path in self.references.items():
-            reference = read_image(path, source=str(path), max_pixels=REFERENCE_PIXELS)
-            yield self._photographed(stem, reference) if self.degrade_seed is None else self._degraded(stem, reference)
+        path = self.references[name]
+        reference = read_image(path, source=str(path), max_pixels=REFERENCE_PIXELS)
+        if self.degrade_seed is None:
+            return self._photographed(name, reference)
+        return self._degraded(name, self._cut(name, reference))
 
-    def _photographed(self, stem: str, reference: Image.Image) -> Pair:
-        path = partner(stem, self.lows, self.folder / "LR")
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __iter__(self) -> Iterator[Pair]:
+        """The pairs one by one; see `pair`."""
+        return map(self.pair, self.names)
+
+    def _reference_folder(self) -> Path:
+        if not (self.folder / "HR").is_dir():
+            raise ParameterError("DIR", str(self.folder), "a folder that holds HR (and LR, unless --degrade is given)")
+        return self.folder / "HR"
+
+    def _cut(self, name: str, reference: Image.Image) -> Image.Image:
+        """The part of a reference that is degraded: all of it, but for what does not make whole LR pixels."""
+        width, height = (side - side % SCALE for side in reference.size)
+        return reference.crop((0, 0, width, height))
+
+    def _low_path(self, name: str) -> Path:
+        return partner(name, self.lows, self.folder / "LR")
+
+    def _photographed(self, name: str, reference: Image.Image) -> Pair:
+        path = self._low_path(name)
         low = read_image(path, source=str(path))
         if reference.size != (SCALE * low.width, SCALE * low.height):
             sizes = f"{low.width} x {low.height} pixels beside {reference.width} x {reference.height} in HR"
             raise ImageError(path, f"{sizes}; HR must be exactly 4x as wide and as high")
-        return Pair(stem, low, reference)
+        return Pair(name, low, reference)
 
-    def _degraded(self, stem: str, reference: Image.Image) -> Pair:
+    def _degraded(self, name: str, reference: Image.Image) -> Pair:
         from sisrm.training.degradation import DEGRADATIONS, degrade
 
-        width, height = (side - side % SCALE for side in reference.size)
-        reference = reference.crop((0, 0, width, height))
-        generator = np.random.default_rng([self.degrade_seed, zlib.crc32(stem.encode())])
+        generator = np.random.default_rng([self.degrade_seed, zlib.crc32(name.encode())])
         low = degrade(np.array(reference), generator, DEGRADATIONS[self.degradation])
-        return Pair(stem, Image.fromarray(low), reference)
+        return Pair(name, Image.fromarray(low), reference)

@@ -1,160 +1,134 @@
 """`evaluate DIR`: several methods over the same image pairs, the same metrics for each, one table.
 
 The model runs through the same pipeline call as the app and the command line, so its figures are those that a user
-gets.
+gets. Finished rows are kept (`cache`), and several processes may share the images (`parallel`); neither changes a
+figure.
 """
 
 from __future__ import annotations
 
-import platform
-from collections.abc import Callable
-from importlib.metadata import version
+import logging
 from pathlib import Path
 
 import torch
-from PIL import Image
 from tqdm import tqdm
 
-from sisrm.errors import ImageError, ParameterError
-from sisrm.evaluation import metrics, report
-from sisrm.evaluation.pairs import REFERENCE_PIXELS, SCALE, Pair, PairFolder, images_by_stem, partner
-from sisrm.evaluation.teacher import Teacher, class_agreement, feature_distance, teacher_input
-from sisrm.images import read_image
-from sisrm.runtime import describe
+from sisrm.errors import SISRMError
+from sisrm.evaluation import report
+from sisrm.evaluation.cache import RowCache
+from sisrm.evaluation.identity import files_digest, module_digest, settings_digest, versions
+from sisrm.evaluation.judge import Judge
+from sisrm.evaluation.methods import Method
+from sisrm.evaluation.pairs import PairFolder
+from sisrm.evaluation.parallel import Share
+from sisrm.evaluation.perceptual import LIBRARIES, PerceptualMetrics
+from sisrm.evaluation.teacher import Teacher
 
-Method = Callable[[Pair], Image.Image]
-"""A method turns `pair.low` into an RGB image of exactly 4x its size."""
-
-_REPORTED_PACKAGES = ("torch", "torchmetrics", "diffusers", "numpy", "pillow")
+logger = logging.getLogger(__name__)
 
 
 def evaluate(
     pairs: PairFolder,
     output: Path,
+    methods: dict[str, Method],
     *,
-    pipe=None,
-    options: dict | None = None,
-    seed: int = 0,
-    folders: dict[str, Path] | None = None,
+    model: dict | None = None,
     teacher: Teacher | None = None,
+    perceptual: PerceptualMetrics | None = None,
     save_images: bool = False,
+    share: Share | None = None,
 ) -> dict:
     """Run every method over every pair and write per_image.csv, summary.json and table.md.
+
+    A row that an earlier run with the same settings has left in `output/cache` is not computed again.
 
     Args:
         pairs: what to evaluate on.
         output: folder for the three files; made when missing.
-        pipe: SISRMPipeline, the method "ours"; None leaves the model out.
-        options: keyword arguments of the pipeline call; what is not in it has the default that the weights carry.
-        seed: of the model's noise, the same for every image.
-        folders: name -> folder of finished results, joined by file name without ending.
+        methods: name -> method, in the table's order; see `sisrm.evaluation.table.table_methods`.
+        model: what the summary says of the model; see `sisrm.evaluation.methods.describe_model`.
         teacher: adds the two teacher metrics; None leaves them out.
-        save_images: also write the model's and bicubic's results below `output`.
+        perceptual: adds pyiqa's metrics; None leaves them out.
+        save_images: also write the results that are computed here below `output`, in a folder for each method.
+        share: this process's part of the images; None for all. The main process writes the three files.
 
     Returns:
-        The content of summary.json: protocol, per method the mean of every metric, definitions and versions.
+        The content of summary.json, in every process: protocol, per method the mean of every metric, settings,
+        definitions and versions.
 
     Raises:
         ParameterError, ImageError: a folder or an image is missing or does not fit.
+        SISRMError: the processes could not measure the same metrics.
     """
-    folders, options = folders or {}, options or {}
-    methods: dict[str, Method] = {"bicubic": bicubic}
-    for name, folder in folders.items():
-        if name in ("ours", "bicubic"):
-            raise ParameterError("--method", name, "another name; ours and bicubic are taken")
-        methods[name] = from_folder(folder)
-    if pipe is not None:
-        methods["ours"] = from_pipeline(pipe, seed, options)
-
-    output.mkdir(parents=True, exist_ok=True)
+    share = share or Share()
+    packages = [*(LIBRARIES if perceptual and perceptual.names else ()), *(
+        name for method in methods.values() for name in method.libraries
+    )]  # fmt: skip
+    used_versions = versions(packages)
+    measured = {
+        "pairs": pairs.making(),
+        "teacher": None if teacher is None else module_digest(teacher),
+        "perceptual": None if perceptual is None else perceptual.describe(),
+        "versions": used_versions,
+        # bfloat16 on a CPU adds up in another order with other threads, which shows in the fifth digit.
+        "cpu_threads": torch.get_num_threads(),
+    }
+    caches = {
+        name: RowCache(output / "cache", {"settings": method.settings, **method.identity, **measured})
+        for name, method in methods.items()
+    }
     rows = []
-    for pair in tqdm(pairs, total=len(pairs), unit="image", disable=None):
-        judge = Judge(pair.reference, teacher)
+    mine = share.mine(range(len(pairs)))
+    logger.info("process %d of %d has %d of %d images", share.index, share.count, len(mine), len(pairs))
+    for index in tqdm(mine, unit="image", disable=None if share.is_main else True):
+        work = _Image(pairs, pairs.names[index], teacher, perceptual)
         for name, method in methods.items():
-            result = method(pair)
-            rows.append({"image": pair.name, "method": name, **judge(result)})
-            if save_images and name not in folders:
-                (output / name).mkdir(exist_ok=True)
-                result.save(output / name / f"{pair.name}.png")
-    protocol = pairs.describe() | ({} if pipe is None else {"seed": seed, "ours": {**pipe.defaults, **options}})
-    model = None if pipe is None else describe(pipe)
-    return report.write(output, rows, list(methods), protocol, model, versions())
+            saved = output / name / f"{work.name}.png" if save_images and method.computed else None
+            rows.append((index, {"image": work.name, "method": name, **work.row(method, caches[name], saved)}))
+    # Python's sort is stable: the methods of one image keep their order.
+    rows = [row for _, row in sorted(share.gather(rows), key=lambda entry: entry[0])]
+    if len({tuple(row) for row in rows}) > 1:
+        raise SISRMError("the processes did not measure the same metrics; a download may have failed in one of them")
+    summary = report.summary_of(
+        rows,
+        list(methods),
+        protocol=pairs.describe(),
+        settings={name: method.settings for name, method in methods.items()},
+        skipped={} if perceptual is None else perceptual.skipped,
+        model=model,
+        versions=used_versions,
+    )
+    if share.is_main:
+        report.write(output, rows, summary)
+    return summary
 
 
-class Judge:
-    """Every metric of results against one reference; the reference's own features are computed once.
+class _Image:
+    """One image of an evaluation. Its pair is read, and its reference's features computed, only when a row needs it."""
 
-    Args:
-        reference: PIL RGB.
-        teacher: adds the teacher metrics; None leaves them out.
-    """
+    def __init__(self, pairs: PairFolder, name: str, teacher: Teacher | None, perceptual: PerceptualMetrics | None):
+        self.pairs, self.name, self.teacher, self.perceptual = pairs, name, teacher, perceptual
+        self.inputs = files_digest(pairs.sources(name))
+        self._pair = self._judge = None
 
-    def __init__(self, reference: Image.Image, teacher: Teacher | None = None):
-        self.reference = metrics.to_tensor(reference)
-        self.teacher = teacher
-        self.teacher_reference = None if teacher is None else self._features(self.reference)
+    def row(self, method: Method, cache: RowCache, saved: Path | None) -> dict[str, float]:
+        """The metrics of one method, from the cache where they are there.
 
-    @torch.no_grad()
-    def __call__(self, result: Image.Image) -> dict[str, float]:
-        """Metrics of one result by the names of `report.METRICS`."""
-        image = metrics.to_tensor(result)
-        values = {
-            "psnr_y": metrics.psnr_y(image, self.reference),
-            "ssim_y": metrics.ssim_y(image, self.reference),
-            "gradient_energy": metrics.relative_gradient_energy(image, self.reference),
-        }
-        if self.teacher is not None:
-            logits, features = self._features(image)
-            values["teacher_distance"] = feature_distance(features, self.teacher_reference[1])
-            values["teacher_agreement"] = class_agreement(logits, self.teacher_reference[0])
-        return {name: value.item() for name, value in values.items()}
-
-    @torch.no_grad()
-    def _features(self, image: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        return self.teacher(teacher_input(image.float()))
-
-
-def bicubic(pair: Pair) -> Image.Image:
-    """Pillow's bicubic enlargement, the baseline of every table."""
-    return pair.low.resize((SCALE * pair.low.width, SCALE * pair.low.height), Image.Resampling.BICUBIC)
-
-
-def from_folder(folder: Path) -> Method:
-    """Results that another program has left in a folder.
-
-    Raises:
-        ParameterError: no folder, or no image in it. The method raises ImageError for a missing or wrongly sized
-        result.
-    """
-    files = images_by_stem(folder)
-
-    def method(pair: Pair) -> Image.Image:
-        path = partner(pair.name, files, folder)
-        image = read_image(path, source=str(path), max_pixels=REFERENCE_PIXELS)
-        if image.size != pair.reference.size:
-            expected = f"{pair.reference.width} x {pair.reference.height}"
-            raise ImageError(path, f"{image.width} x {image.height} pixels; the reference has {expected}")
-        return image
-
-    return method
-
-
-def from_pipeline(pipe, seed: int, options: dict) -> Method:
-    """The model. Every image starts from the same seed, as it would if it were the only one.
-
-    Args:
-        pipe: SISRMPipeline.
-        seed: of the noise.
-        options: further keyword arguments of the call.
-    """
-
-    def method(pair: Pair) -> Image.Image:
-        generator = torch.Generator("cpu").manual_seed(seed)
-        return pipe(pair.low, generator=generator, **options).images[0]
-
-    return method
-
-
-def versions() -> dict[str, str]:
-    """Versions of what the figures depend on."""
-    return {"python": platform.python_version(), **{name: version(name) for name in _REPORTED_PACKAGES}}
+        Args:
+            saved: where to write the result; None does not.
+        """
+        # The name stands in it because the degradation's seed depends on it.
+        inputs = settings_digest([self.name, self.inputs, files_digest(method.sources(self.name))])
+        values = cache.read(self.name, inputs)
+        if values is not None and (saved is None or saved.is_file()):
+            return values
+        if self._pair is None:
+            self._pair = self.pairs.pair(self.name)
+            self._judge = Judge(self._pair.reference, self.teacher, self.perceptual)
+        result = method(self._pair)
+        if saved is not None:
+            saved.parent.mkdir(parents=True, exist_ok=True)
+            result.save(saved)
+        values = self._judge(result)
+        cache.write(self.name, inputs, values)
+        return values
