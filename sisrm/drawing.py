@@ -4,7 +4,8 @@ The 150 classes need colours that are told apart, also with the red-green weakne
 stay the same from photo to photo. A few everyday classes keep a colour close to the thing itself; every other colour is
 taken, in the order of the classes (which ADE20K sorts by frequency), as the one furthest from all colours before it, the
 distance being measured in Oklab for normal, protan and deutan vision. The overlay has thin borders between regions, because
-no 150 colours can all be told apart.
+no 150 colours can all be told apart, and it takes the photo's own colour away beneath them, because sand under the colour of
+walls and grass under it would be two colours that no legend shows.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 from functools import lru_cache
+from statistics import NormalDist
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from sisrm.errors import ParameterError
 from sisrm.labels import CLASS_NAMES, index_of
@@ -53,6 +55,17 @@ _LMS_TO_OKLAB = np.array(
     [[0.2104542553, 0.7936177850, -0.0040720468], [1.9779984951, -2.4285922050, 0.4505937099],
      [0.0259040371, 0.7827717662, -0.8086757660]]
 )  # fmt: skip
+
+
+_FINEST = 1024
+"""Long side up to which one pixel is the unit of lines and outlines. Larger class maps hold no finer detail (the pipeline
+enlarges them from this size), so their lines are drawn wider and their outlines smoother in proportion."""
+
+_LINE, _CASING = 1.3, 1.0
+"""Width of a border's bright core, and of the dark casing on each side of it, in units."""
+
+_SMOOTHING = 1.5
+"""Standard deviation of the Gaussian that smooths the regions' outlines, in units."""
 
 
 @dataclass(frozen=True)
@@ -174,6 +187,10 @@ def draw_overlay(
 ) -> Image.Image:
     """Lay the class colours over a photo, with thin borders between regions.
 
+    Outlines are smoothed over one or two pixels (of 1024 on the long side, where there are more), so that they have no stair
+    steps; regions finer than that are not drawn. Borders are a bright line in a dark casing: seen on every colour. What is
+    under the colours loses its own, by twice the opacity.
+
     Args:
         image: the photo, any size; it is resized (bicubic) to the class map's size.
         class_map: (H, W) integers 0..149.
@@ -196,21 +213,53 @@ def draw_overlay(
     if opacity == 0.0:
         return photo
     shown = np.ones((height, width), bool) if only is None else np.isin(class_map, list(only))
+    unit = max(1.0, max(height, width) / _FINEST)
+    regions, distance = _outlines(np.where(shown, class_map.astype(np.int16), -1), _SMOOTHING * unit)
     pixels = np.asarray(photo, np.float32)
-    tinted = pixels + opacity * (_palette()[class_map].astype(np.float32) - pixels)
-    result = np.where(shown[..., None], tinted, pixels)
-    border = _borders(np.where(shown, class_map.astype(np.int32), -1), max(1, round(min(width, height) / 360)))
-    result[border] = result[border] * 0.35 + 255.0 * 0.65
+    luminance = np.asarray(photo.convert("L"), np.float32)[..., None]
+    bare = pixels + min(1.0, 2 * opacity) * (luminance - pixels)
+    tinted = bare + opacity * (_palette()[regions.clip(min=0)].astype(np.float32) - bare)
+    result = np.where((regions >= 0)[..., None], tinted, pixels)
+    near = distance < (_LINE / 2 + _CASING) * unit + 1
+    casing = 0.5 * _line(distance[near], (_LINE + 2 * _CASING) * unit)[:, None]
+    core = 0.9 * _line(distance[near], _LINE * unit)[:, None]
+    result[near] = result[near] * (1 - casing) * (1 - core) + 255.0 * core
     return Image.fromarray(result.round().clip(0, 255).astype(np.uint8))
 
 
-def _borders(regions: np.ndarray, thickness: int) -> np.ndarray:
-    """(H, W) integers -> (H, W) bool: the `thickness` pixels before each change to the right or downward."""
-    border = np.zeros(regions.shape, bool)
-    for step in range(1, thickness + 1):
-        border[:, :-step] |= regions[:, :-step] != regions[:, step:]
-        border[:-step] |= regions[:-step] != regions[step:]
-    return border
+def _outlines(regions: np.ndarray, sigma: float) -> tuple[np.ndarray, np.ndarray]:
+    """Smooth the outlines of regions and tell how far each pixel is from the nearest one.
+
+    The mask of every region is blurred by a Gaussian of `sigma` pixels and the strongest wins. Beside a straight edge between
+    two regions the strongest exceeds the second by 2 Phi(d / sigma) - 1 at the distance d, which gives d in fractions of pixels.
+
+    Args:
+        regions: (H, W) int16.
+
+    Returns:
+        (H, W) int16, the regions with smooth outlines, and (H, W) float32, the distance in pixels, infinite from about 2.7 sigma on.
+    """
+    winner = np.full(regions.shape, regions.flat[0], np.int16)
+    first, second = np.zeros(regions.shape, np.uint8), np.zeros(regions.shape, np.uint8)
+    reach = int(np.ceil(4 * sigma))
+    for region in np.unique(regions):
+        mask = regions == region
+        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+        window = tuple(slice(max(0, found[0] - reach), found[-1] + 1 + reach) for found in (rows, columns))
+        blurred = Image.fromarray(mask[window].astype(np.uint8) * 255).filter(ImageFilter.GaussianBlur(sigma))
+        share = np.asarray(blurred)
+        higher = share > first[window]
+        winner[window][higher] = region
+        np.maximum(second[window], np.minimum(share, first[window]), out=second[window])
+        np.maximum(first[window], share, out=first[window])
+    # 254 and 255 of 255 are as far away as eight bits can tell
+    steps = [sigma * NormalDist().inv_cdf(0.5 + lead / 510) for lead in range(254)]
+    return winner, np.array([*steps, np.inf, np.inf], np.float32)[first - second]
+
+
+def _line(distance: np.ndarray, width: float) -> np.ndarray:
+    """How much of each pixel an antialiased line of `width` pixels covers, by the pixel's distance from the line's middle."""
+    return (0.5 + width / 2 - distance).clip(0, 1)
 
 
 def _check(class_map: np.ndarray) -> np.ndarray:

@@ -49,23 +49,76 @@ def test_shares_are_sorted_and_add_up():
     assert entries[1].color == "#8ecdf5"
 
 
-def test_overlay_mixes_photo_and_colours_by_the_opacity():
+def test_overlay_mixes_the_grey_photo_and_colours_by_the_opacity():
     photo = Image.new("RGB", (32, 24), (100, 50, 20))
+    grey = 0.299 * 100 + 0.587 * 50 + 0.114 * 20
     class_map = np.full((24, 32), 2, np.int64)
     assert np.array_equal(np.asarray(draw_overlay(photo, class_map, opacity=0.0)), np.asarray(photo))
     assert (np.asarray(draw_overlay(photo, class_map, opacity=1.0)) == class_colors()[2]).all()
     half = np.asarray(draw_overlay(photo, class_map, opacity=0.5), int)
-    assert np.abs(half - (np.array([100, 50, 20]) + class_colors()[2]) / 2).max() <= 1
+    assert np.abs(half - (grey + class_colors()[2]) / 2).max() <= 1
+    # At a quarter, half of the photo's own colour is still there.
+    quarter = np.asarray(draw_overlay(photo, class_map, opacity=0.25), int)
+    bare = (np.array([100, 50, 20]) + grey) / 2
+    assert np.abs(quarter - (0.75 * bare + 0.25 * class_colors()[2])).max() <= 1
 
 
-def test_overlay_has_the_class_maps_size_and_a_border_where_the_class_changes():
-    photo = Image.new("RGB", (16, 16), (0, 0, 0))
+def test_one_class_has_one_colour_on_photos_of_any_hue():
+    class_map = np.zeros((8, 8), np.uint8)
+    # Equally bright red, green and blue.
+    seen = [
+        np.asarray(draw_overlay(Image.new("RGB", (8, 8), color), class_map), int)[4, 4]
+        for color in ((201, 0, 0), (0, 102, 0), (26, 50, 200))
+    ]
+    assert np.ptp(seen, axis=0).max() <= 1
+
+
+def borders_alone(class_map: np.ndarray, background: int) -> np.ndarray:
+    """The overlay on an even photo with next to no colour: what differs from the background is border. (H, W) float."""
+    photo = Image.new("L", class_map.shape[::-1], background)
+    return np.asarray(draw_overlay(photo, class_map, opacity=1e-6), float)[..., 1]
+
+
+@pytest.mark.parametrize("size, width", [((40, 64), 1.3), ((40, 1024), 1.3), ((40, 2048), 2.6)])
+def test_borders_lie_between_the_classes_and_grow_with_large_pictures_only(size, width):
+    class_map = np.zeros(size, np.uint8)
+    middle = size[1] // 2
+    class_map[:, middle:] = 6
+    row = borders_alone(class_map, 0)[20] / 255
+    assert row.sum() == pytest.approx(0.9 * width, rel=0.08)
+    assert (row * (np.arange(size[1]) + 0.5)).sum() / row.sum() == pytest.approx(middle, abs=0.05)
+    assert not row[: middle - 6].any() and not row[middle + 6 :].any()
+
+
+def test_borders_are_seen_on_white_and_on_black():
     class_map = np.zeros((64, 64), np.uint8)
     class_map[:, 32:] = 6
-    overlay = draw_overlay(photo, class_map, opacity=0.5)
-    assert overlay.size == (64, 64)
-    row = np.asarray(overlay, int)[20].sum(axis=1)
-    assert row[31] > row[:31].max() + 100 and row[31] > row[32:].max() + 100
+    on_black, on_white = borders_alone(class_map, 0)[20], borders_alone(class_map, 255)[20]
+    assert on_black[31:33].min() > 140 and on_white[[30, 33]].max() < 185
+    assert on_white[10] == 255 and on_black[10] == 0
+
+
+def test_slanted_borders_have_no_stair_steps():
+    rows, columns = np.mgrid[0:64, 0:96]
+    edge = 12.0 + columns / 4  # one row down every four columns
+    line = borders_alone((rows + 0.5 > edge + 0.125).astype(np.uint8), 0)[:, 8:-8]
+    middle = (line * (rows[:, 8:-8] + 0.5)).sum(0) / line.sum(0)
+    # A line along the pixels' edges would jump by a whole row and be half a row off.
+    assert np.abs(middle - (edge[0, 8:-8] + 0.125)).max() < 0.2
+    assert np.abs(np.diff(middle)).max() < 0.5
+
+
+def test_a_region_finer_than_the_lines_is_counted_and_not_drawn():
+    class_map = np.zeros((64, 64), np.uint8)
+    class_map[20, 20] = 6
+    assert not borders_alone(class_map, 0).any()
+    assert [entry.index for entry in legend(class_map)] == [0, 6]
+    class_map[40:44, 40:44] = 6
+    assert borders_alone(class_map, 0)[40, 40] > 0
+
+
+def test_overlay_has_the_class_maps_size():
+    assert draw_overlay(Image.new("RGB", (16, 12)), np.zeros((48, 64), np.uint8)).size == (64, 48)
 
 
 def test_only_colours_the_chosen_classes():
@@ -73,7 +126,7 @@ def test_only_colours_the_chosen_classes():
     class_map = np.zeros((64, 64), np.uint8)
     class_map[:, 32:] = 6
     overlay = np.asarray(draw_overlay(photo, class_map, only=[6]))
-    assert (overlay[:, :31] == (10, 20, 30)).all()
+    assert (overlay[:, :28] == (10, 20, 30)).all()
     assert (overlay[:, 32:] != (10, 20, 30)).all()
     assert np.array_equal(np.asarray(draw_overlay(photo, class_map, only=[])), np.asarray(photo))
 
