@@ -109,7 +109,20 @@ def test_help_needs_no_model_and_shows_examples():
         "assert not {'torch', 'diffusers', 'gradio'} & set(sys.modules)\n"
     )
     for command, words in {
-        "upscale": ["--output", "--steps", "--guidance-scale", "--top-k", "--no-mff", "--labels", "--seed", "--device"],
+        "upscale": [
+            "--output",
+            "--steps",
+            "--guidance-scale",
+            "--top-k",
+            "--no-mff",
+            "--labels",
+            "--seed",
+            "--device",
+            "--save-steps",
+            "--figure",
+            "--reference",
+            "--boxes",
+        ],
         "segment": ["--output", "--top-k", "--preset"],
         "evaluate": ["--degrade", "--method", "--teacher", "--limit"],
         "complexity": ["--size", "--json"],
@@ -157,6 +170,16 @@ def refused(capsys, *arguments: object) -> str:
     (["--labels", "sky, unicornfish"], "--labels"),
     (["--device", "abacus"], "--device"),
     (["--nonsense"], "--nonsense"),
+    (["--save-steps", "0.5", "1.5"], "--save-steps is 1.5; accepted: numbers above 0 and below 1"),
+    (["--save-steps", "0"], "--save-steps is 0.0"),
+    (["--save-steps", "nan"], "--save-steps is nan"),
+    (["--save-steps", "half"], "--save-steps"),
+    (["--figure", "--boxes", "1,2", "3,4,5"], "--boxes is '1,2'; accepted: X,Y,SIDE"),
+    (["--figure", "--boxes", "1,2,0", "3,4,5"], "--boxes is '1,2,0'"),
+    (["--boxes", "1,2,3", "3,4,5"], "together with --figure"),
+    (["--reference", "HR"], "together with --figure"),
+    (["--figure", "--boxes", "1,2,3", "20,4,5"], "the box 20,4,5 does not lie inside its 24 x 20 pixels"),
+    (["--figure", "--reference", "nowhere.png"], "nowhere.png: there is no such file"),
 ])  # fmt: skip
 def test_a_wrong_setting_is_one_line(capsys, weights, photos, tmp_path, arguments, named):
     line = refused(capsys, "upscale", photos / "a.png", "-o", tmp_path / "out", "--preset", weights, *arguments)
@@ -208,7 +231,7 @@ def test_same_seed_same_file_other_seed_other_file(weights, photos, tmp_path):
 
 def test_results_never_overwrite_inputs_or_each_other(capsys, weights, photos, tmp_path):
     before = (photos / "a.png").read_bytes()
-    assert "overwrite" in refused(capsys, "upscale", photos / "a.png", "-o", photos, "--preset", weights)
+    assert "would overwrite" in refused(capsys, "upscale", photos / "a.png", "-o", photos, "--preset", weights)
     assert (photos / "a.png").read_bytes() == before
     read_image(photos / "a.png").save(photos / "a.bmp")
     output = tmp_path / "out"
@@ -219,9 +242,23 @@ def test_results_never_overwrite_inputs_or_each_other(capsys, weights, photos, t
     assert os.listdir(output) == ["a.png"]
 
 
+def test_results_never_overwrite_another_input(capsys, weights, photos):
+    read_image(photos / "a.png").save(photos / "a.bmp")
+    read_image(photos / "a.png").save(photos / "b_figure.png")
+    before = {name: (photos / name).read_bytes() for name in os.listdir(photos)}
+    inputs = [photos / name for name in ("a.bmp", "a.png", "b.webp", "b_figure.png")]
+    arguments = ["upscale", *inputs[:2], "-o", photos, "--preset", weights]
+    assert cli.main([*map(str, arguments)]) == 2
+    assert capsys.readouterr().err.count("would overwrite") == 2
+    arguments = ["upscale", *inputs[2:], "-o", photos, "--figure", "--preset", weights]
+    assert cli.main([*map(str, arguments)]) == 2
+    assert f"{photos / 'b.webp'}: the result would overwrite" in capsys.readouterr().err
+    assert {name: (photos / name).read_bytes() for name in os.listdir(photos)} == before
+
+
 @pytest.mark.parametrize("inputs, output, accepted", [
     (["a.png", "b.webp"], "one.png", "a folder"),
-    (["a.png"], "one.jpg", "ending in .png"),
+    (["a.png"], "one.bmp", "ending in .png"),
     (["a.png"], "photos/notes.txt", "a folder"),
 ])  # fmt: skip
 def test_outputs_of_the_wrong_kind_are_refused(capsys, photos, tmp_path, inputs, output, accepted):
@@ -258,6 +295,6 @@ def test_evaluate_prints_its_table(capsys, weights, photos, tmp_path, photo):
     assert [line.split(" | ")[0] for line in table.splitlines()[2:]] == ["| bicubic", "| peer", "| ours"]
     summary = json.loads((tmp_path / "figures" / "summary.json").read_text())
     assert summary["methods"]["peer"]["psnr_y"] == 100 and summary["model"]["device"] == "cpu"
-    assert summary["protocol"]["ours"]["num_inference_steps"] == 1 and summary["protocol"]["ours"]["top_k"] == 3
+    assert summary["settings"]["ours"]["num_inference_steps"] == 1 and summary["settings"]["ours"]["top_k"] == 3
     assert "NAME=FOLDER" in refused(capsys, *arguments, "--no-ours", "--method", "peer")
     assert "DIR" in refused(capsys, "evaluate", photos)

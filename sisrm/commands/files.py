@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import glob
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from sisrm.errors import ImageError, ParameterError
-from sisrm.images import EXTENSIONS
+from sisrm.images import EXTENSIONS, RESULT_EXTENSIONS
 
 
 @dataclass
@@ -45,35 +46,45 @@ def find_inputs(arguments: list[str]) -> Inputs:
 
 
 class Outputs:
-    """Where results go: a folder, made when missing, or one .png file.
+    """Where results go: a folder, made when missing, or one file (PNG, WebP or JPEG).
 
     Args:
         path: as given with --output.
         endings: what a result's name has after the input's name; one result file for each.
-        one_file: whether PATH may also be the name of the only result.
+        one_file: whether PATH may also be the name of the only result; the files of further endings are then named after it.
+        keep: files that are read and must not be overwritten.
 
     Raises:
-        ParameterError: PATH names a file where only a folder will do, or a file that does not end in .png.
+        ParameterError: PATH names a file where only a folder will do, or a file of another kind.
     """
 
-    def __init__(self, path: str, endings: tuple[str, ...] = (".png",), one_file: bool = False):
+    def __init__(
+        self, path: str, endings: tuple[str, ...] = (".png",), one_file: bool = False, keep: Iterable[Path] = ()
+    ):
         self.path, self.endings = Path(path), endings
         is_folder = self.path.is_dir()
-        self.is_file = one_file and not is_folder and self.path.suffix.lower() == ".png"
+        self.is_file = one_file and not is_folder and self.path.suffix.lower() in RESULT_EXTENSIONS
         if not self.is_file and not is_folder and (self.path.suffix.lower() in EXTENSIONS or self.path.exists()):
-            raise ParameterError("--output", path, "a folder, or a name ending in .png" if one_file else "a folder")
+            endings_of_one = f", or a name ending in {', '.join(RESULT_EXTENSIONS)}" if one_file else ""
+            raise ParameterError("--output", path, f"a folder{endings_of_one}")
         self._taken: dict[Path, Path] = {}
+        self._kept = {kept.resolve() for kept in keep}
 
     def of(self, source: Path) -> list[Path]:
         """The files that the results for `source` go to, one for each ending; their folder is made.
 
         Raises:
-            ImageError: a name is taken by another input's result, or it is the input itself.
+            ImageError: a name is taken by another input's result, or it is the input itself or another file to keep.
         """
-        targets = [self.path] if self.is_file else [self.path / f"{source.stem}{ending}" for ending in self.endings]
+        if self.is_file:
+            targets = [self.path, *(self.path.with_name(self.path.stem + ending) for ending in self.endings[1:])]
+        else:
+            targets = [self.path / f"{source.stem}{ending}" for ending in self.endings]
         for target in targets:
             if target.exists() and source.exists() and target.samefile(source):
                 raise ImageError(source, "the result would overwrite it; choose another --output")
+            if target.resolve() in self._kept and target.exists():
+                raise ImageError(source, f"the result would overwrite {target}; choose another --output")
             if target in self._taken:
                 raise ImageError(
                     source, f"{target} is the result of {self._taken[target]} already; choose another --output"

@@ -7,18 +7,20 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from sisrm.commands import model
+from sisrm.commands import figures, model
 from sisrm.commands.files import Outputs, complain, find_inputs
+from sisrm.conversion import with_alpha
 from sisrm.errors import ImageError
-from sisrm.images import read_image, write_png
+from sisrm.images import NOTICES, Photo, read_photo, write_image, write_png
 
 
 def add_upscale_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `upscale`."""
-    _add_files(parser, "a .png file for a single input, else a folder; made when missing")
+    _add_files(parser, "a .png, .webp or .jpg file for a single input, else a folder; made when missing")
     model.add_call_arguments(parser)
     _add_label_arguments(parser)
     parser.add_argument("--seed", type=int, metavar="N", help="same seed, same result (default: a fresh one per image)")
+    figures.add_arguments(parser)
     model.add_model_arguments(parser)
 
 
@@ -32,21 +34,31 @@ def add_segment_arguments(parser: argparse.ArgumentParser) -> None:
 def upscale(options: argparse.Namespace) -> int:
     """Run `upscale`; returns the exit status."""
     inputs = find_inputs(options.inputs)
-    outputs = Outputs(options.output, one_file=len(inputs.files) + len(inputs.problems) == 1)
+    extras = figures.Extras(options, inputs)
+    outputs = Outputs(
+        options.output,
+        endings=(".png", *extras.endings),
+        one_file=len(inputs.files) + len(inputs.problems) == 1,
+        keep=[*inputs.files, *extras.sources],
+    )
     settings = model.call_options(options)
     pipe = None
 
     def work(path: Path) -> str:
         nonlocal pipe
-        image = read_image(path, source=str(path))
-        (target,) = outputs.of(path)
+        photo = _read(path)
+        image = photo.image
+        subject = extras.subject(path, image)
+        target, *beside = outputs.of(path)
         if pipe is None:
             pipe = model.load(options)
-        result = pipe(image, generator=model.generator(options.seed), **settings)
+        recorder = extras.recorder(pipe, settings)
+        result = pipe(image, generator=model.generator(options.seed), callback_on_step_end=recorder, **settings)
         names = [label.name for label in result.labels[0]]
         made_with = {"preset": pipe.preset, **pipe.defaults, **settings}
         made_with |= {"seed": result.seed[0], "labels": names, "prompt": result.prompt[0]}
-        write_png(result.images[0], target, made_with)
+        write_image(with_alpha(result.images[0], photo.alpha), target, made_with)
+        extras.write(beside, image, subject, recorder, result.images[0], made_with)
         size = "{} x {}".format(*result.images[0].size)
         return f"{path} -> {target}: {size}, {result.timings['total']:.1f} s, seed {result.seed[0]}, {', '.join(names)}"
 
@@ -65,7 +77,7 @@ def segment(options: argparse.Namespace) -> int:
 
     def work(path: Path) -> str:
         nonlocal pipe
-        image = read_image(path, source=str(path))
+        image = _read(path).image
         overlay, classes, description = outputs.of(path)
         if pipe is None:
             pipe = model.load(options)
@@ -84,6 +96,14 @@ def segment(options: argparse.Namespace) -> int:
         return f"{path} -> {description}: {seen.prompt[0]}"
 
     return _each(inputs, work)
+
+
+def _read(path: Path) -> Photo:
+    """Read an input; notices go to stderr."""
+    photo = read_photo(path, source=str(path))
+    for notice in photo.notices:
+        complain(f"{path}: {NOTICES[notice]}")
+    return photo
 
 
 def _each(inputs, work: Callable[[Path], str]) -> int:
