@@ -2,8 +2,9 @@
 
     python app.py
 
-Environment: SISRM_PRESET (a preset's name), SISRM_DEVICE (cpu, cuda, cuda:1; default: a GPU if there is one), GRADIO_SERVER_NAME (default
-127.0.0.1), GRADIO_SERVER_PORT (default 7860).
+Environment: SISRM_PRESET (a preset's name; where its weights cannot be used the app runs `compact` and says so), SISRM_WEIGHTS (a folder or
+hub repository with trained SISRM weights for `sd`), SISRM_FAST (1: few steps, where the preset can), SISRM_DEVICE (cpu, cuda, cuda:1;
+default: a GPU if there is one), GRADIO_SERVER_NAME (default 127.0.0.1), GRADIO_SERVER_PORT (default 7860).
 """
 
 from __future__ import annotations
@@ -27,12 +28,12 @@ def main() -> None:
     from diffusers.utils import logging as diffusers_logging
 
     from sisrm.errors import SISRMError
-    from sisrm.presets import load_pipeline
+    from sisrm.presets import load_or_fall_back
     from sisrm.ui.blocks import build_app
 
     diffusers_logging.disable_progress_bar()
     try:
-        pipe = load_pipeline(device=os.environ.get("SISRM_DEVICE") or None)
+        pipe = load_or_fall_back(device=os.environ.get("SISRM_DEVICE") or None)
     except SISRMError as error:
         sys.exit(f"error: {error}")
     pipe.set_progress_bar_config(disable=True)

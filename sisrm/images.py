@@ -1,30 +1,27 @@
 """Reading and writing image files: the one place where a user's file becomes pixels and pixels become a file.
 
 A photo can lie about its size, hide its orientation in EXIF, carry another colour space, transparency or 16 bits per
-channel. `read_image` gives back what a viewer would show, as 8-bit sRGB, or raises `ImageError` with one sentence that
-can be shown to the person who chose the file. The size is taken from the header and checked before any pixel is
-decoded.
+channel. `read_photo` gives back what a viewer would show, as 8-bit sRGB and a separate alpha channel, or raises
+`ImageError` with one sentence that can be shown to the person who chose the file. The size is taken from the header and
+checked before any pixel is decoded. Results are tagged as sRGB and carry no metadata of the photo.
 """
 
 from __future__ import annotations
 
-import io
 import json
-import logging
 import os
 import secrets
-import struct
 import warnings
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-import numpy as np
-from PIL import Image, ImageCms, UnidentifiedImageError
+from PIL import Image, ImageCms
 from PIL.PngImagePlugin import PngInfo
 
+from sisrm.conversion import fill_transparent, on_white, to_srgb
+from sisrm.decoding import DECODING_ERRORS, MAX_FILE_BYTES, begin_pixels, has_more_frames, open_picture, orientation_of
 from sisrm.errors import ImageError, ParameterError
-
-logger = logging.getLogger(__name__)
 
 # Pillow warns of large pictures when it reads the header; here the header decides and the caller gets an error.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -35,13 +32,19 @@ MIN_SIDE = 16
 MAX_PIXELS = 1_048_576
 """Largest accepted width times height, unless the environment variable SISRM_MAX_PIXELS says otherwise."""
 
-FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "TIFF", "BMP", "GIF", "AVIF", "PPM")
-"""Pillow's names of the formats that are opened. Others (EPS, PDF, ...) reach outside programs or are no photos."""
+MAX_ASPECT = 16
+"""Largest accepted ratio of the longer side to the shorter one."""
 
-EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".avif", ".ppm")
+EXTENSIONS = (".png", ".jpg", ".jpeg", ".heic", ".heif", ".avif", ".webp", ".tif", ".tiff", ".bmp", ".gif")
 """File name endings, in lower case, that a search through a folder takes for images."""
 
-_ORIENTATION_TAG = 0x0112
+RESULT_EXTENSIONS = (".png", ".webp", ".jpg", ".jpeg")
+"""File name endings, in lower case, that a result can be written with."""
+
+NOTICES = {"first_frame": "the file holds several pictures; only the first one is used"}
+"""What a reader should be told about an accepted file: code -> sentence."""
+
+_DESCRIPTION_TAG, _COLOR_SPACE_TAG, _EXIF_IFD = 0x010E, 0xA001, 0x8769
 _TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -51,10 +54,26 @@ _TRANSPOSE = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_PROFILE_MODES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}
-# What Pillow's decoders raise on damaged data, found with files cut and altered at random.
-_DECODING_ERRORS = (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, EOFError, struct.error,
-                    OverflowError, AttributeError, AssertionError, RuntimeError)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A file as pixels.
+
+    Args:
+        image: RGB in sRGB, without metadata. Under full transparency it continues the colours around.
+        alpha: L, the same size, or None where everything is opaque. `sisrm.conversion.with_alpha` puts it on a result.
+        notices: codes of NOTICES.
+    """
+
+    image: Image.Image
+    alpha: Image.Image | None = None
+    notices: tuple[str, ...] = ()
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) in pixels."""
+        return self.image.size
 
 
 def pixel_limit() -> int:
@@ -66,19 +85,18 @@ def pixel_limit() -> int:
     text = os.environ.get("SISRM_MAX_PIXELS", "").strip()
     if not text:
         return MAX_PIXELS
-    if not text.isdecimal() or int(text) == 0:
+    if not text.isdecimal() or len(text) > 18 or int(text) == 0:
         raise ParameterError("SISRM_MAX_PIXELS", text, "a positive integer, the largest width times height")
     return int(text)
 
 
-def read_image(
+def read_photo(
     path: str | os.PathLike, *, source: str | None = None, max_pixels: int | None = None, min_side: int = MIN_SIDE
-) -> Image.Image:
-    """Read an image file the way a viewer would show it.
+) -> Photo:
+    """Read an image file the way a viewer would show it, its transparency apart.
 
-    EXIF orientation is applied, an embedded colour profile is converted to sRGB, transparency is composited on white,
-    16-bit and floating-point grey are scaled to 8 bits, and of an animation the first frame is taken. No metadata is
-    kept.
+    EXIF orientation is applied, an embedded colour profile is converted to sRGB, 16-bit and floating-point grey are
+    scaled to 8 bits, and of an animation the first frame is taken, with a notice. No metadata is kept.
 
     Args:
         path: the file.
@@ -86,28 +104,25 @@ def read_image(
         max_pixels: largest width times height; None takes `pixel_limit()`.
         min_side: smallest width and height.
 
-    Returns:
-        PIL image, mode RGB, without metadata.
-
     Raises:
-        ImageError: the file is missing, cannot be read, is not an image, is damaged, too small or too large.
+        ImageError: the file is missing, cannot be read, is not an image, is damaged, too small, too large or too long
+            and narrow.
     """
     path = Path(path)
     source = path.name if source is None else source
-    try:
-        if not path.exists():
-            raise ImageError(source, "there is no such file")
-        if not path.is_file():
-            raise ImageError(source, "this is not a file")
-        if path.stat().st_size == 0:
-            raise ImageError(source, "the file is empty")
-        with open(path, "rb") as stream:
-            return prepare_image(_open(stream, source), source=source, max_pixels=max_pixels, min_side=min_side)
-    except ImageError:
-        raise
-    except (OSError, ValueError) as error:  # ValueError: a name with a null character
-        reason = getattr(error, "strerror", None) or "the file cannot be read"
-        raise ImageError(source, reason[0].lower() + reason[1:]) from error
+    opened = open_picture(_content_of(path, source), source)
+    rgb, alpha, notices = _decode(opened, source, max_pixels, min_side)
+    return Photo(rgb if alpha is None else fill_transparent(rgb, alpha), alpha, notices)
+
+
+def read_image(
+    path: str | os.PathLike, *, source: str | None = None, max_pixels: int | None = None, min_side: int = MIN_SIDE
+) -> Image.Image:
+    """`read_photo` with transparency composited on white: mode RGB, without metadata. Arguments and errors as there."""
+    path = Path(path)
+    source = path.name if source is None else source
+    opened = open_picture(_content_of(path, source), source)
+    return on_white(*_decode(opened, source, max_pixels, min_side)[:2])
 
 
 def prepare_image(
@@ -125,50 +140,52 @@ def prepare_image(
         PIL image, mode RGB, without metadata.
 
     Raises:
-        ImageError: too small, too large, damaged, or pixels of a kind that has no picture.
+        ImageError: too small, too large, too long and narrow, damaged, or pixels of a kind that has no picture.
     """
-    width, height = image.size
-    limit = pixel_limit() if max_pixels is None else max_pixels
-    if width * height > limit:
-        raise ImageError(source, f"{width} x {height} pixels are too many; at most {limit:,} are accepted")
-    if min(width, height) < min_side:
-        raise ImageError(source, f"{width} x {height} pixels are too few; each side needs at least {min_side}")
-    try:
-        image.load()
-    except Image.DecompressionBombError as error:
-        raise ImageError(source, "the file holds far more data than a picture of its size needs") from error
-    except _DECODING_ERRORS as error:
-        raise ImageError(source, "the image data is damaged or incomplete") from error
-    orientation = _orientation(image)
-    rgb = _to_srgb(image, source)
-    return rgb.transpose(_TRANSPOSE[orientation]) if orientation in _TRANSPOSE else rgb
+    return on_white(*_decode(image, source, max_pixels, min_side)[:2])
 
 
-def write_png(image: Image.Image, path: str | os.PathLike, settings: dict | None = None) -> Path:
-    """Write a PNG in one step: readers see the old file or the whole new one, never a part.
+def write_image(image: Image.Image, path: str | os.PathLike, settings: dict | None = None) -> Path:
+    """Write a result in one step: readers see the old file or the whole new one, never a part.
+
+    The ending of the name decides: PNG and WebP keep every pixel and transparency, JPEG (quality 95) shows it on white.
+    The file is tagged as sRGB.
 
     Args:
-        image: mode RGB or L (or RGBA).
-        path: the file to write; its folder must exist.
-        settings: what the image was made with; kept as JSON in the PNG's text chunk "sisrm".
+        image: RGB, RGBA, L or P.
+        path: the file to write, with an ending of RESULT_EXTENSIONS; its folder must exist.
+        settings: what the image was made with; kept as JSON in the PNG's text chunk "sisrm", or else in the EXIF field
+            ImageDescription.
 
     Returns:
         The path written.
 
     Raises:
+        ParameterError: another ending.
         OSError: the folder does not exist or cannot be written.
         TypeError: `settings` holds something JSON cannot.
     """
     path = Path(path)
-    info = PngInfo()
-    if settings is not None:
-        info.add_text("sisrm", json.dumps(settings))
+    ending = path.suffix.lower()
+    if ending not in RESULT_EXTENSIONS:
+        raise ParameterError("path", path.name, f"a name ending in {', '.join(RESULT_EXTENSIONS)}")
     clean = image.copy()
     clean.info = {}
+    if ending == ".png":
+        options = {"format": "PNG", "pnginfo": _png_chunks(settings)}
+    else:
+        options = {"icc_profile": _srgb_profile(), "exif": _exif(settings)}
+        if ending == ".webp":
+            options |= {"format": "WEBP", "lossless": True, "exact": True}
+        else:
+            options |= {"format": "JPEG", "quality": 95, "subsampling": 0}
+            if clean.has_transparency_data:
+                rgba = clean.convert("RGBA")
+                clean = on_white(rgba.convert("RGB"), rgba.getchannel("A"))
     temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
     try:
         with open(temporary, "xb") as stream:
-            clean.save(stream, format="PNG", pnginfo=info)
+            clean.save(stream, **options)
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -176,78 +193,87 @@ def write_png(image: Image.Image, path: str | os.PathLike, settings: dict | None
     return path
 
 
-def _open(stream: io.BufferedReader, source: str) -> Image.Image:
-    """Read the header only."""
+def write_png(image: Image.Image, path: str | os.PathLike, settings: dict | None = None) -> Path:
+    """`write_image` for a file that is a PNG; any other ending raises ParameterError."""
+    if Path(path).suffix.lower() != ".png":
+        raise ParameterError("path", Path(path).name, "a name ending in .png")
+    return write_image(image, path, settings)
+
+
+def _content_of(path: Path, source: str) -> bytes:
+    """The whole file; what is no regular file or far too large for a photo is refused before it is read."""
     try:
-        return Image.open(stream, formats=_available_formats())
+        if not path.exists():
+            raise ImageError(source, "there is no such file")
+        if not path.is_file():
+            raise ImageError(source, "this is not a file")
+        size = path.stat().st_size
+        if size == 0:
+            raise ImageError(source, "the file is empty")
+        if size > MAX_FILE_BYTES:
+            raise ImageError(source, f"the file has more than {MAX_FILE_BYTES >> 20} MB")
+        return path.read_bytes()
+    except ImageError:
+        raise
+    except (OSError, ValueError) as error:  # ValueError: a name with a null character
+        reason = getattr(error, "strerror", None) or "the file cannot be read"
+        raise ImageError(source, reason[0].lower() + reason[1:]) from error
+
+
+def _decode(
+    image: Image.Image, source: str, max_pixels: int | None, min_side: int
+) -> tuple[Image.Image, Image.Image | None, tuple[str, ...]]:
+    """Check the size, then decode: upright sRGB, alpha or None, codes of notices."""
+    _check_size(image.size, source, max_pixels, min_side)
+    more = has_more_frames(image)
+    begin_pixels(image)
+    try:
+        image.load()
     except Image.DecompressionBombError as error:
-        raise ImageError(source, f"too many pixels; at most {pixel_limit():,} are accepted") from error
-    except UnidentifiedImageError as error:
+        raise ImageError(source, "the file holds far more data than a picture of its size needs") from error
+    except DECODING_ERRORS as error:
+        raise ImageError(source, "the image data is damaged or incomplete") from error
+    _check_size(image.size, source, max_pixels, min_side)  # the header of a HEIC file may have told another one
+    turn = _TRANSPOSE.get(orientation_of(image))
+    rgb, alpha = to_srgb(image, source)
+    if turn is not None:
+        rgb, alpha = rgb.transpose(turn), alpha and alpha.transpose(turn)
+    return rgb, alpha, ("first_frame",) if more else ()
+
+
+def _check_size(size: tuple[int, int], source: str, max_pixels: int | None, min_side: int) -> None:
+    """Raise ImageError for too many or too few pixels, or an extreme aspect ratio."""
+    width, height = size
+    limit = pixel_limit() if max_pixels is None else max_pixels
+    if width * height > limit:
+        raise ImageError(source, f"{width} x {height} pixels are too many; at most {limit:,} are accepted")
+    if min(width, height) < min_side:
+        raise ImageError(source, f"{width} x {height} pixels are too few; each side needs at least {min_side}")
+    if max(width, height) > MAX_ASPECT * min(width, height):
         raise ImageError(
-            source, "this is not an image that can be read (PNG, JPEG, WebP, TIFF, BMP, GIF, ...)"
-        ) from error
-    except _DECODING_ERRORS as error:
-        raise ImageError(source, "the image header is damaged") from error
+            source, f"{width} x {height} pixels are too long and narrow; at most {MAX_ASPECT}:1 is accepted"
+        )
+
+
+def _png_chunks(settings: dict | None) -> PngInfo:
+    chunks = PngInfo()
+    chunks.add(b"sRGB", b"\0")  # perceptual intent
+    if settings is not None:
+        chunks.add_text("sisrm", json.dumps(settings))
+    return chunks
+
+
+def _exif(settings: dict | None) -> Image.Exif:
+    exif = Image.Exif()
+    if settings is not None:
+        exif[_DESCRIPTION_TAG] = json.dumps(settings)
+    exif.get_ifd(_EXIF_IFD)[_COLOR_SPACE_TAG] = 1
+    return exif
 
 
 @lru_cache(maxsize=1)
-def _available_formats() -> tuple[str, ...]:
-    """The formats of FORMATS that this build of Pillow can open."""
-    Image.init()
-    return tuple(name for name in FORMATS if name in Image.OPEN)
-
-
-def _orientation(image: Image.Image) -> int:
-    """EXIF orientation 1..8; 1 (upright) where there is none or the EXIF block is damaged."""
-    try:
-        return int(image.getexif().get(_ORIENTATION_TAG, 1))
-    except _DECODING_ERRORS:
-        logger.warning("the EXIF block cannot be read; taking the image as upright")
-        return 1
-
-
-def _to_srgb(image: Image.Image, source: str) -> Image.Image:
-    """Any decoded mode -> new RGB image in sRGB, composited on white."""
-    profile = image.info.get("icc_profile")
-    alpha = None
-    if image.mode.startswith("I") or image.mode == "F":
-        image = _deep_grey_to_8_bits(image, source)
-    elif image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        alpha = rgba.getchannel("A")
-        image = rgba.convert("RGB") if image.mode not in ("LA", "La") else rgba.getchannel("R")
-    rgb = _apply_profile(image, profile) if profile else image.convert("RGB")
-    if alpha is not None:
-        white = Image.new("RGB", rgb.size, (255, 255, 255))
-        rgb = Image.composite(rgb, white, alpha)
-    rgb.info = {}
-    return rgb
-
-
-def _deep_grey_to_8_bits(image: Image.Image, source: str) -> Image.Image:
-    """Modes I;16, I (values of 16 bits) and F (values in [0, 1]) -> L. Pillow's own conversion clips them to white."""
-    values = np.asarray(image, dtype=np.float64)
-    top = 1.0 if image.mode == "F" else 65535.0
-    if not np.isfinite(values).all() or values.min() < 0 or values.max() > top:
-        raise ImageError(source, f"grey values must lie between 0 and {top:g}")
-    return Image.fromarray(np.round(values * (255.0 / top)).astype(np.uint8))
-
-
-def _apply_profile(image: Image.Image, data: bytes) -> Image.Image:
-    """Convert from the embedded ICC profile to sRGB; a damaged or unfitting profile is passed over with a warning."""
-    try:
-        profile = ImageCms.ImageCmsProfile(io.BytesIO(data))
-        mode = _PROFILE_MODES.get(profile.profile.xcolor_space.strip())
-        natural = image if image.mode in ("L", "CMYK") else image.convert("RGB")
-        if mode == "RGB" and natural.mode == "L":
-            natural = natural.convert("RGB")
-        if mode != natural.mode:
-            raise ImageCms.PyCMSError(f"a {mode} profile in a {natural.mode} image")
-        # Conversion from sRGB to sRGB would round a few pixels by one level.
-        if (profile.profile.profile_description or "").startswith("sRGB"):
-            return natural.convert("RGB")
-        converted = ImageCms.profileToProfile(natural, profile, ImageCms.createProfile("sRGB"), outputMode="RGB")
-    except (ImageCms.PyCMSError, OSError, ValueError, TypeError) as error:
-        logger.warning("the colour profile cannot be used (%s); taking the colours as sRGB", error)
-        return image.convert("RGB")
-    return converted
+def _srgb_profile() -> bytes:
+    """An sRGB profile whose date of creation is left out, so that the same result is the same file."""
+    profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    profile[24:36] = bytes(12)
+    return bytes(profile)

@@ -22,6 +22,7 @@ from PIL import Image
 
 import sisrm.ui
 from sisrm.errors import ImageError, ParameterError
+from sisrm.images import read_photo
 from sisrm.ui import panels
 from sisrm.ui.blocks import build_app
 from sisrm.ui.endpoints import errors_for_people
@@ -126,7 +127,7 @@ def test_every_control_changes_the_result(client, photo_file, first, name, value
 
 def test_own_labels_replace_the_predicted_ones_and_change_the_result(first, photo_file, tmp_path):
     settings = check_settings(**SETTINGS, labels=["sea", "boat"])
-    done = Handlers(tiny_pipe(), {}).upscale(Image.open(photo_file), settings, tmp_path)
+    done = Handlers(tiny_pipe(), {}).upscale(read_photo(photo_file), settings, tmp_path)
     assert [label["name"] for label in done.report["labels"]] == ["sea", "boat"]
     assert not np.array_equal(np.asarray(Image.open(done.result)), first[0])
 
@@ -135,7 +136,7 @@ def test_progress_counts_the_steps(photo_file, tmp_path):
     seen = []
     settings = check_settings(**{**SETTINGS, "steps": 4})
     Handlers(tiny_pipe(), {}).upscale(
-        Image.open(photo_file), settings, tmp_path, progress=lambda *step: seen.append(step)
+        read_photo(photo_file), settings, tmp_path, progress=lambda *step: seen.append(step)
     )
     assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
 

@@ -33,6 +33,7 @@ from sisrm.pipeline import SISRMPipeline
 from sisrm.presets import load_pipeline
 from sisrm.sape import SAPE
 from sisrm.unet import SegmentationUNet
+from sisrm.weights import write_checksums
 
 PROMPT_LENGTH = 32  # tokens: ten labels of two words and their commas fit
 TEXT_WIDTH = 128
@@ -133,7 +134,7 @@ def initialise(output: Path, seed: int = 0) -> None:
 
 
 def publish(model: str, output: Path) -> None:
-    """Write the components of a pipeline folder or preset in float16 into `output`, in files of at most `LARGEST_FILE`.
+    """Write the components of a pipeline folder or preset in float16 into `output`, in files of at most `LARGEST_FILE`, with checksums.
 
     Weights that lie there already are replaced; other files, such as the model card, stay.
     """
@@ -146,3 +147,4 @@ def publish(model: str, output: Path) -> None:
         values = json.loads(config.read_text())
         values.pop("_name_or_path", None)  # where the weights lay while they were trained is nobody's business
         config.write_text(json.dumps(values, indent=2) + "\n")
+    write_checksums(output)

@@ -14,38 +14,9 @@ from sisrm.runtime import describe
 from sisrm.ui import panels
 from sisrm.ui.endpoints import AS_SENT, ONE_AT_A_TIME, add_endpoints, errors_for_people, run_upscale
 from sisrm.ui.handlers import GUIDANCE_SCALE, SEED, STEPS, TOP_K, Handlers, Limit, check_settings, default_settings
+from sisrm.ui.serving import App
 from sisrm.ui.texts import TEXTS, language, text
-from sisrm.ui.theme import CSS, theme
 from sisrm.ui.viewer import pair, viewer
-
-
-class App(gr.Blocks):
-    """The app; `serve` starts it with the settings it is meant to run with."""
-
-    translations: dict[str, dict[str, str]]
-
-    def get_api_info(self, all_endpoints: bool = False, page: str | None = None) -> Any:
-        """Gradio's description of the endpoints, with the undocumented ones in it.
-
-        /segment is registered as undocumented, because a client may leave out `api_name` only where exactly one endpoint is public; it
-        is documented all the same.
-        """
-        return super().get_api_info(all_endpoints=True, page=page)
-
-    def serve(self, **options: Any):
-        """Queue and launch; returns what `gr.Blocks.launch` returns.
-
-        Args:
-            options: of `gr.Blocks.launch`, taking the place of the app's own.
-        """
-        languages = {**self.translations, "zh-CN": self.translations["zh"], "zh-TW": self.translations["zh"]}
-        self.queue(max_size=32)
-        settings = {
-            "theme": theme(), "css": CSS, "i18n": gr.I18n(**languages), "footer_links": ["api", "settings"],
-            "share": False, "show_error": False, "enable_monitoring": False, "run_history": False, "ssr_mode": False,
-            "strict_cors": True, "max_file_size": "32mb",
-        }  # fmt: skip
-        return self.launch(**{**settings, **options})
 
 
 def build_app(pipe, examples: Iterable[str | Path] = ()) -> App:
@@ -62,7 +33,12 @@ def build_app(pipe, examples: Iterable[str | Path] = ()) -> App:
     shown = ("preset", "device", "dtype", "attention_backend")
     handlers = Handlers(pipe, {key: facts[key] for key in shown})
     with App(title="SISRM", analytics_enabled=False, delete_cache=(1800, 4 * 3600)) as app:
+        failed = getattr(pipe, "fallback", None)
         app.translations = {lang: {**TEXTS[lang], "runtime": _runtime_line(facts, lang)} for lang in TEXTS}
+        if failed:
+            for lang, words in app.translations.items():
+                words["fallback"] = text("fallback", lang, running=facts["preset"], **failed)
+            gr.Markdown(I18nData("fallback"), elem_id="fallback")
         _page(handlers, [str(path) for path in examples])
         add_endpoints(handlers)
     return app

@@ -19,9 +19,10 @@ import torch
 from PIL import Image
 
 from sisrm import __version__
+from sisrm.conversion import with_alpha
 from sisrm.drawing import draw_overlay, legend
 from sisrm.errors import ParameterError
-from sisrm.images import read_image, write_png
+from sisrm.images import NOTICES, Photo, read_photo, write_png
 from sisrm.labels import index_of
 
 OVERLAY_SIDE = 1024
@@ -125,15 +126,12 @@ def check_settings(steps, guidance_scale, top_k, mff, seed=None, labels=None) ->
     )
 
 
-def open_upload(value: object, upload_folder: str | Path) -> Image.Image:
+def open_upload(value: object, upload_folder: str | Path) -> Photo:
     """Read the image of a request, and no other file of the server.
 
     Args:
         value: Gradio's file object: a mapping with "path", the uploaded copy, and "orig_name", the visitor's name for it.
         upload_folder: where Gradio keeps uploads; a path outside it is refused.
-
-    Returns:
-        PIL RGB image.
 
     Raises:
         ParameterError: no image was sent, or the file is not an upload.
@@ -149,7 +147,7 @@ def open_upload(value: object, upload_folder: str | Path) -> Image.Image:
     if not resolved.is_relative_to(Path(upload_folder).resolve()):
         raise ParameterError("image", Path(path).name, accepted)
     name = value.get("orig_name")
-    return read_image(resolved, source=Path(name).name[:80] if isinstance(name, str) and name else "image")
+    return read_photo(resolved, source=Path(name).name[:80] if isinstance(name, str) and name else "image")
 
 
 def result_name(value: Mapping) -> str:
@@ -175,16 +173,16 @@ class Handlers:
 
     def upscale(
         self,
-        image: Image.Image,
+        photo: Photo,
         settings: Settings,
         folder: Path,
         name: str = "sisrm-4x.png",
         progress: Callable[[int, int], None] | None = None,
     ) -> Upscaled:
-        """Enlarge an image 4x.
+        """Enlarge a photo 4x; where it is transparent, the result is.
 
         Args:
-            image: RGB, (h, w).
+            photo: the picture, (h, w), and its alpha.
             settings: from `check_settings`.
             folder: an existing folder that gets the files.
             name: of the result's file.
@@ -201,7 +199,7 @@ class Handlers:
 
         with self._busy:
             output = self.pipe(
-                image,
+                photo.image,
                 num_inference_steps=settings.steps,
                 guidance_scale=settings.guidance_scale,
                 top_k=settings.top_k,
@@ -213,24 +211,25 @@ class Handlers:
         enlarged, class_map = output.images[0], output.class_map[0]
         report = {
             "settings": {**asdict(settings), "labels": list(settings.labels)},
-            **self._semantics(output, image, class_map),
+            **self._semantics(output, photo, class_map),
             "seed": settings.seed,
             "local_control_share": round(float(np.mean(output.mff_mask[0])), 4),
             "output_size": list(enlarged.size),
             "timings": {name: round(float(seconds), 4) for name, seconds in output.timings.items()},
         }
+        before = photo.image.resize(enlarged.size, Image.Resampling.BICUBIC)
         return Upscaled(
-            result=write_png(enlarged, folder / name, report),
-            before=write_png(image.resize(enlarged.size, Image.Resampling.BICUBIC), folder / "before.png"),
+            result=write_png(with_alpha(enlarged, photo.alpha), folder / name, report),
+            before=write_png(with_alpha(before, photo.alpha), folder / "before.png"),
             overlay=_write_overlay(enlarged, class_map, folder),
             report=report,
         )
 
-    def segment(self, image: Image.Image, top_k: int, folder: Path) -> Segmented:
-        """Find what is in an image, without enlarging it.
+    def segment(self, photo: Photo, top_k: int, folder: Path) -> Segmented:
+        """Find what is in a photo, without enlarging it.
 
         Args:
-            image: RGB, (h, w).
+            photo: the picture, (h, w).
             top_k: number of labels.
             folder: an existing folder that gets the overlay.
 
@@ -238,12 +237,12 @@ class Handlers:
             SISRMError: the pipeline refused the image or a setting.
         """
         with self._busy:
-            output = self.pipe.segment(image, top_k=top_k)
+            output = self.pipe.segment(photo.image, top_k=top_k)
         class_map = output.class_map[0]
-        report = {"settings": {"top_k": top_k}, **self._semantics(output, image, class_map)}
-        return Segmented(overlay=_write_overlay(image, class_map, folder), report=report)
+        report = {"settings": {"top_k": top_k}, **self._semantics(output, photo, class_map)}
+        return Segmented(overlay=_write_overlay(photo.image, class_map, folder), report=report)
 
-    def _semantics(self, output, image: Image.Image, class_map: np.ndarray) -> dict[str, Any]:
+    def _semantics(self, output, photo: Photo, class_map: np.ndarray) -> dict[str, Any]:
         """The part of a report that both jobs share."""
         return {
             "labels": [
@@ -256,7 +255,8 @@ class Handlers:
             ],
             "prompt": output.prompt[0],
             "regions": [{**asdict(entry), "share": round(entry.share, 4)} for entry in legend(class_map)],
-            "input_size": list(image.size),
+            "input_size": list(photo.size),
+            "notices": [{"code": notice, "text": NOTICES[notice]} for notice in photo.notices],
             **self.facts,
             "version": __version__,
         }

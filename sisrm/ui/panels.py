@@ -23,14 +23,16 @@ def semantics(report: Mapping[str, Any], lang: str = "en") -> str:
 
 
 def made(report: Mapping[str, Any], lang: str = "en") -> str:
-    """One line: sizes, time and seed of a run."""
+    """One line: sizes, time and seed of a run; and one more when only the first of several pictures was used."""
     width, height = report["input_size"]
     out_width, out_height = report["output_size"]
     line = text(
         "made", lang, width=width, height=height, out_width=out_width, out_height=out_height,
         seconds=report["timings"]["total"], seed=report["seed"],
     )  # fmt: skip
-    return f'<p class="made">{html.escape(line)}</p>'
+    several = any(notice["code"] == "first_frame" for notice in report["notices"])
+    more = f'<p class="notice">{html.escape(text("first_frame", lang))}</p>' if several else ""
+    return f'<p class="made">{html.escape(line)}</p>{more}'
 
 
 def _chips(labels: list[Mapping[str, Any]], lang: str) -> str:

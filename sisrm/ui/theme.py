@@ -78,7 +78,7 @@ input[type="range"]:not(.split)::-moz-range-thumb { box-shadow: 0 0 0 1px var(--
 #examples .gallery-item > *, #examples .gallery-item img { width: 100%; height: 100%; max-width: none; object-fit: cover; }
 #run { min-height: 48px; font-size: 17px; }
 #runtime p { font-size: 12.5px; color: var(--body-text-color-subdued); margin: 0; }
-.made { margin: 0; font-size: 13.5px; color: var(--body-text-color-subdued); font-variant-numeric: tabular-nums; }
+.made, .notice { margin: 0; font-size: 13.5px; color: var(--body-text-color-subdued); font-variant-numeric: tabular-nums; }
 .semantics h3 { margin: 0 0 8px; font-size: 14px; font-weight: 600; }
 .semantics ul { list-style: none; margin: 0; padding: 0; }
 .semantics .chips { display: flex; flex-wrap: wrap; gap: 6px; margin-bottom: 18px; }

@@ -49,6 +49,7 @@ _STYLE = """
 .layer { position: absolute; inset: 0; }
 .layer img { position: absolute; left: 0; top: 0; transform-origin: 0 0; max-width: none; margin: 0; }
 .layer.before { clip-path: inset(0 calc(100% - var(--split)) 0 0); }
+.layer.after { clip-path: inset(0 0 0 var(--split)); }
 .line { position: absolute; top: 0; bottom: 0; left: var(--split); width: 40px; margin-left: -20px; cursor: ew-resize; touch-action: none; }
 .line::before { content: ""; position: absolute; left: 19px; top: 0; bottom: 0; width: 2px; background: #fff; box-shadow: 0 0 4px #0009; }
 .knob { position: absolute; left: 4px; top: calc(50% - 16px); width: 32px; height: 32px; border-radius: 50%; background: #fff; color: #222;

@@ -1,0 +1,157 @@
+"""What may reach Gradio at all: which addresses, how large a request, and no file that is not an upload.
+
+Gradio serves more than this app uses: it fetches web addresses on behalf of a caller, stores links and recordings, and
+takes a thousand files per request. What is not needed is closed here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException
+from starlette.responses import JSONResponse
+
+from sisrm.errors import ParameterError
+
+MAX_UPLOAD_BYTES = 32 * 2**20
+"""Largest file that can be uploaded."""
+
+MAX_UPLOADS = 4
+"""Most files in one upload request; the app and gradio_client send one."""
+
+MAX_BODY_BYTES = 2**20
+"""Largest body of a request that is no upload."""
+
+MAX_DEPTH = 20
+"""Deepest nesting of lists and objects in a request."""
+
+_API = "/gradio_api"
+_OPEN = re.compile(
+    r"app_id|call/.+|cancel|file=(?!\w\w+:).+|heartbeat/.+|info|openapi\.json|queue/(data|join)|reset|run/.+|"
+    r"startup-events|theme\.css|upload|upload_progress",
+    re.DOTALL,
+)
+
+
+class Guard:
+    """ASGI middleware: unknown addresses answer 404, bodies that are too large 413."""
+
+    def __init__(self, app):
+        self.app = app
+
+    async def __call__(self, scope, receive, send) -> None:
+        """Pass the request on, or answer it here."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        path = scope["path"].rstrip("/")
+        if not _is_open(path):
+            await JSONResponse({"detail": "Not found"}, 404)(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        upload = path == f"{_API}/upload"
+        most = MAX_UPLOAD_BYTES + 2**16 if upload else MAX_BODY_BYTES
+        length = headers.get("content-length", "0")
+        if length.isdecimal() and int(length) > most:
+            await JSONResponse({"detail": _too_large(most)}, 413)(scope, receive, send)
+            return
+        counted = _UploadCounter(headers.get("content-type", "")) if upload else None
+        received = 0
+
+        async def bounded_receive():
+            nonlocal received
+            message = await receive()
+            if message["type"] != "http.request":
+                if upload and received:
+                    # Gradio deletes what it wrote for this error alone.
+                    raise MultiPartException("The upload was cut off.")
+                return message
+            received += len(message.get("body", b""))
+            if received > most:
+                raise MultiPartException(_too_large(most)) if upload else HTTPException(413, _too_large(most))
+            if counted is not None:
+                counted.add(message.get("body", b""))
+            return message
+
+        await self.app(scope, bounded_receive, send)
+
+
+def check_inputs(inputs: list[Any], count: int, upload_folder: Path) -> None:
+    """Refuse a call that Gradio would stumble over, or fetch or copy a file for.
+
+    Args:
+        inputs: the call's values, as they came over the wire.
+        count: how many there should be.
+        upload_folder: where Gradio keeps uploads.
+
+    Raises:
+        ParameterError: naming "data" or "image".
+    """
+    if len(inputs) != count:
+        raise ParameterError("data", inputs, f"a list of {count} values")
+    folder = upload_folder.resolve()
+    left = [(value, 0) for value in inputs]
+    while left:
+        value, depth = left.pop()
+        if depth > MAX_DEPTH:
+            raise ParameterError("data", "nested lists", f"at most {MAX_DEPTH} levels of lists and objects")
+        if isinstance(value, Mapping):
+            if "meta" in value or "path" in value:
+                _check_file(value.get("path"), folder)
+            left += [(entry, depth + 1) for entry in value.values()]
+        elif isinstance(value, list):
+            left += [(entry, depth + 1) for entry in value]
+
+
+def blocked_paths(project: Path, upload_folder: Path) -> list[str]:
+    """Folders that are never served, whatever Gradio thinks of them; none that uploads and results lie in."""
+    candidates = [project, Path.home(), *map(Path, ("/etc", "/proc", "/sys", "/dev", "/run", "/root", "/home", "/var"))]
+    resolved = upload_folder.resolve()
+    return [str(path) for path in candidates if path != Path("/") and not resolved.is_relative_to(path.resolve())]
+
+
+class _UploadCounter:
+    """Counts the parts of a multipart body as it arrives."""
+
+    def __init__(self, content_type: str):
+        found = re.search(r'boundary="?([^";,\s]+)', content_type)
+        self._mark = b"--" + found.group(1).encode("latin-1") if found else b""
+        self._parts, self._rest = 0, b""
+
+    def add(self, block: bytes) -> None:
+        """Raise MultiPartException at one part more than MAX_UPLOADS."""
+        if not self._mark:
+            return
+        data = self._rest + block
+        self._parts += data.count(self._mark)
+        # A mark that is cut by the end of the block is counted with the next one, and none twice.
+        self._rest = data[-(len(self._mark) - 1) :]
+        if self._parts > MAX_UPLOADS + 1:  # the body ends with a mark of its own
+            raise MultiPartException(f"Too many files; at most {MAX_UPLOADS} are accepted.")
+
+
+def _is_open(path: str) -> bool:
+    if path == _API or path.startswith(f"{_API}/"):
+        return _OPEN.fullmatch(path[len(_API) + 1 :]) is not None
+    return path.split("/")[1:2] not in (["monitoring"], ["login"], ["logout"])
+
+
+def _check_file(path: object, folder: Path) -> None:
+    accepted = "an uploaded image file (gradio_client: handle_file)"
+    if not isinstance(path, str) or "\0" in path:
+        raise ParameterError("image", type(path).__name__, accepted)
+    try:
+        inside = Path(path).resolve().is_relative_to(folder)
+    except (OSError, RuntimeError, ValueError):  # a name that is too long, or links in a circle
+        inside = False
+    if not inside:
+        raise ParameterError("image", Path(path).name, accepted)
+
+
+def _too_large(most: int) -> str:
+    return f"The request exceeds the maximum allowed size of {most} bytes."
