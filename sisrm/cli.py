@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from sisrm import __version__
-from sisrm.commands import files, measure, model, restore
+from sisrm.commands import ablate, doctor, evaluate, extractor, files, measure, model, restore
 from sisrm.errors import ParameterError, SISRMError
 
 EXIT_REFUSED = 2
@@ -32,13 +32,16 @@ Enlarge photos 4x per side.
 
 INPUT is a file, a folder (its images, subfolders not included) or a glob pattern in quotes. A result keeps its input's
 name and ends in .png; the settings that made it are kept in the file. The model sees what is in the photo by itself;
---labels tells it instead.
+--labels tells it instead. --save-steps and --figure show how a result came about, as in the paper's figure 6.
 
 examples:
   python -m sisrm upscale photo.jpg --output photo_x4.png
   python -m sisrm upscale photos/ more/*.webp --output results/
   python -m sisrm upscale photo.jpg --output results/ --labels "sky, sea" --seed 7
   python -m sisrm upscale "scans/*.tif" --output results/ --steps 10 --guidance-scale 3 --no-mff
+  python -m sisrm upscale photo.jpg --output results/ --save-steps 0.5 0.2
+  python -m sisrm upscale LR/ --output figures/ --figure --reference HR/
+  python -m sisrm upscale photo.jpg --output photo_x4.png --preset sd --fast
 
 A file that cannot be used is named on stderr with the reason, the others are done, and the exit status is 2.
 """
@@ -60,15 +63,49 @@ EVALUATE = """\
 Measure methods against sharp originals, side by side.
 
 DIR holds HR (the originals) and LR (4x smaller per side), with the same names up to the ending. With --degrade SEED
-only HR is needed: LR is made from it by the degradation that training uses. Rows are the model ("ours"), bicubic, and
-any folder of finished results. The output folder receives per_image.csv, summary.json and table.md; the table is
-printed.
+only HR is needed: LR is made from it by the degradation that training uses. --protocol realsr and div2k-val take DIR as
+the published tables do.
+
+Rows are bicubic, any folder of finished results, any 4x model that spandrel loads, and the model ("ours"), also with
+other settings. The output folder receives per_image.csv, summary.json and table.md; the table is printed, the best of
+each column bold and the second best underlined. A run that was stopped goes on where it was when it is started again.
+`accelerate launch` splits the images over processes and gives the same figures (on CPUs with the same OMP_NUM_THREADS).
+
+PSNR-Y, SSIM-Y and gradient energy are always measured; LPIPS, DISTS, MANIQA, CLIPIQA and NIQE where pyiqa is installed
+(pip install -r requirements-eval.txt).
 
 examples:
-  python -m sisrm evaluate realsr --output runs/realsr
-  python -m sisrm evaluate realsr --output runs/realsr --method OSEDiff=realsr/OSEDiff
-  python -m sisrm evaluate photos --output runs/photos --degrade 0 --limit 10
-  python -m sisrm evaluate realsr --output runs/peers --no-ours --method A=a/ --method B=b/
+  python -m sisrm evaluate realsr --output runs/realsr --protocol realsr --method OSEDiff=realsr/OSEDiff
+  python -m sisrm evaluate DIV2K_valid_HR --output runs/div2k --protocol div2k-val --method RealESRGAN=RealESRGAN_x4plus.pth
+  python -m sisrm evaluate photos --output runs/photos --degrade 0 --limit 10 --ours "10 steps:num_inference_steps=10"
+  python -m sisrm evaluate realsr --output runs/peers --no-ours --method A=a/ --method B=b/ --metrics lpips,niqe
+  accelerate launch --multi_gpu --num_processes 2 -m sisrm evaluate realsr --output runs/realsr
+"""
+
+ABLATE = """\
+Take the model's modules out one by one, for table 2 of the paper: SAPE (no labels, no E_m), SCA, MFF, SCA and MFF, and all
+of them (baseline), against the full model, on the same images with the same seeds.
+
+Each figure is the mean over the seeds with half of their spread. A mark says that the variant differs from the full model by
+more than the spread: down is worse, up is better. The output folder receives ablation.md and ablation.json beside the files
+of `evaluate`; a run that was stopped goes on where it was when it is started again.
+
+examples:
+  python -m sisrm ablate realsr --output runs/ablate --protocol realsr
+  python -m sisrm ablate photos --output runs/ablate --degrade 0 --seeds 0 --limit 10
+"""
+
+EXTRACTOR = """\
+Measure how well the model reads damaged images: its class map and its labels for every photo, sharp and damaged, against
+what a pretrained network (--teacher) sees on the sharp photo.
+
+Every DIR holds HR, with LR (read as it is) or without (then LR is made by every --degradation). The output folder receives
+table.md, summary.json, per_image.csv and reliability.png; the table is printed. With --before, the same model from before
+its training on damaged images (eq 6) is read beside it.
+
+examples:
+  python -m sisrm extractor realsr40 synth24 --teacher teacher/ --output runs/extractor
+  python -m sisrm extractor photos --teacher teacher/ --before runs/labels/model --preset runs/sape/model --limit 10
 """
 
 COMPLEXITY = """\
@@ -79,6 +116,17 @@ Measure one image through the whole pipeline at its default settings, for table 
 examples:
   python -m sisrm complexity
   python -m sisrm complexity --preset compact --size 128 --json
+  python -m sisrm complexity --preset sd --random-weights
+"""
+
+DOCTOR = """\
+Tell what this machine has and what would run on it: device, number format, attention backend and why, versions, free
+memory, which weights are there, and which parts of the method are trained in them. Nothing is downloaded. The exit status
+is 2 when the preset cannot be loaded as things are.
+
+examples:
+  python -m sisrm doctor
+  python -m sisrm doctor --preset sd --json
 """
 
 TRAIN = """\
@@ -122,11 +170,14 @@ def build_parser(with_training: bool = False) -> argparse.ArgumentParser:
 
     restore.add_upscale_arguments(command("upscale", "enlarge photos 4x per side", UPSCALE, restore.upscale))
     restore.add_segment_arguments(command("segment", "show what the model sees in photos", SEGMENT, restore.segment))
-    measure.add_evaluate_arguments(
-        command("evaluate", "measure methods against sharp originals", EVALUATE, measure.evaluate)
-    )
+    evaluate.add_arguments(command("evaluate", "measure methods against sharp originals", EVALUATE, evaluate.run))
+    ablate.add_arguments(command("ablate", "measure what each module gives", ABLATE, ablate.run))
+    extractor.add_arguments(command("extractor", "measure how well damaged images are read", EXTRACTOR, extractor.run))
     measure.add_complexity_arguments(
         command("complexity", "measure parameters, FLOPs, memory and time", COMPLEXITY, measure.complexity)
+    )
+    doctor.add_arguments(
+        command("doctor", "tell what this machine can run, and with which weights", DOCTOR, doctor.run)
     )
     train = command("train", "train one stage of the model", TRAIN, _train)
     if with_training:

@@ -8,6 +8,7 @@ IT2IC (eq 7, 8) and in mask feature fusion (eq 10). Demo, command line, evaluati
 
 from __future__ import annotations
 
+import inspect
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -22,7 +23,9 @@ from diffusers import DiffusionPipeline
 from diffusers.utils import BaseOutput
 from PIL import Image
 
+from sisrm.assembly import Parts, assemble
 from sisrm.attention import SEGMENTATION_TOKENS
+from sisrm.checks import require_integer, require_number
 from sisrm.color import adain_fix, wavelet_fix
 from sisrm.coring import core_detail
 from sisrm.errors import ImageError, Interrupted, ParameterError
@@ -37,9 +40,7 @@ from sisrm.mff import MaskFeatureFusion  # noqa: F401  # isort: skip
 from sisrm.unet import SegmentationUNet  # noqa: F401  # isort: skip
 
 SCALE = 4  # the paper's and the only factor: x4 per side
-SEGMENTER_SIDE = (
-    256  # shorter side that the segmenter reads; more costs time and shows it nothing new in an image of 128
-)
+SEGMENTER_SIDE = 256  # shorter side that the segmenter reads; more shows it nothing new in an image of 128
 CLASS_MAP_SIDE = 1024  # class probabilities are interpolated up to this long side; beyond it the class map is enlarged
 COLOR_FIXES = ("wavelet", "adain", "none")
 
@@ -106,7 +107,9 @@ class SISRMPipeline(DiffusionPipeline):
     as with Stable Diffusion's own parts.
     """
 
-    model_cpu_offload_seq = "segmenter->sape->text_encoder->image_encoder->unet->controlnet->vae"
+    model_cpu_offload_seq = (
+        "segmenter->sape->text_encoder->image_encoder->unet->vae"  # the ControlNet stays with the U-Net
+    )
     _optional_components = ["image_encoder"]
 
     def __init__(
@@ -128,6 +131,9 @@ class SISRMPipeline(DiffusionPipeline):
         color_fix_levels: int = 5,
         coring: float = 0.0,
         free_text: bool = False,
+        added_prompt: str = "",
+        negative_prompt: str = "",
+        public_parts: str = "",
     ):
         super().__init__()
         self.register_modules(
@@ -150,8 +156,16 @@ class SISRMPipeline(DiffusionPipeline):
             color_fix_levels=color_fix_levels,
             coring=coring,
             free_text=free_text,
+            added_prompt=added_prompt,
+            negative_prompt=negative_prompt,
+            public_parts=public_parts,
         )
         self.interrupt = False
+
+    @classmethod
+    def from_parts(cls, parts: Parts) -> SISRMPipeline:
+        """Assembled from public Stable Diffusion parts and SISRM's own, in float32; see `sisrm.assembly.assemble`."""
+        return cls(**assemble(parts))
 
     @property
     def defaults(self) -> dict[str, float | int]:
@@ -201,7 +215,7 @@ class SISRMPipeline(DiffusionPipeline):
             labels: words that replace the predicted ones, for all images or a list per image; None or an empty list: predicted.
             extend_labels: put `labels` before the predicted ones instead of replacing them.
             region_mask: (H, W), any size, 0..1: joined to M, for all images.
-            negative_prompt: what guidance leads away from; None is the empty prompt.
+            negative_prompt: what guidance leads away from; None: the default that the weights carry.
             controlnet_conditioning_scale: 0 to 2, strength of the ControlNet's residuals.
             start_strength: above 0 to 1, how far up the noise schedule denoising starts; lower stays closer to the LR image.
             color_fix: "wavelet", "adain" or "none". color_fix_strength: 0 to 1.
@@ -248,11 +262,13 @@ class SISRMPipeline(DiffusionPipeline):
 
         # 4. Text branch E_t (eq 3), with the negative prompt first where guidance is on
         with clock.measure("text"):
-            prompt_embeds = self.encode_prompt(semantics.output.prompt)
+            added = self.config.added_prompt
+            prompt_embeds = self.encode_prompt([words + added for words in semantics.output.prompt])
             segmentation_tokens = semantics.tokens if use_sca else None
             guided = guidance_scale > 1.0
             if guided:
-                negative = self.encode_prompt([negative_prompt or ""] * len(lr_image))
+                avoided = self.config.negative_prompt if negative_prompt is None else negative_prompt
+                negative = self.encode_prompt([avoided] * len(lr_image))
                 prompt_embeds = torch.cat([negative, prompt_embeds])
                 segmentation_tokens = None if segmentation_tokens is None else torch.cat([segmentation_tokens] * 2)
 
@@ -266,6 +282,7 @@ class SISRMPipeline(DiffusionPipeline):
         # 7. Timesteps and noisy start
         timesteps = self.prepare_timesteps(num_inference_steps, start_strength)
         latents = self.prepare_latents(encoding.latents, timesteps[0], generators)
+        draws = {"generator": generators} if "generator" in inspect.signature(self.scheduler.step).parameters else {}
 
         def finish(latents: torch.Tensor) -> torch.Tensor:
             decoded = self.decode_latents(latents, encoding)[..., : SCALE * height, : SCALE * width]
@@ -293,10 +310,10 @@ class SISRMPipeline(DiffusionPipeline):
                 if guided:
                     unconditional, conditional = prediction.chunk(2)
                     prediction = unconditional + guidance_scale * (conditional - unconditional)
-                step = self.scheduler.step(prediction, timestep, latents)
+                step = self.scheduler.step(prediction, timestep, latents, **draws)
                 latents = step.prev_sample
                 if callback_on_step_end is not None:
-                    estimate = step.get("pred_original_sample", latents)
+                    estimate = step.get("pred_original_sample", step.get("denoised", latents))
                     values = {"latents": latents, "estimate": estimate}
                     values["preview"] = partial(lambda current: to_output(finish(current), "pil"), estimate)
                     changed = callback_on_step_end(self, index, int(timestep), values)
@@ -581,16 +598,3 @@ def to_output(images: torch.Tensor, output_type: str):
     return (
         arrays if output_type == "np" else [Image.fromarray(array) for array in (arrays * 255).round().astype(np.uint8)]
     )
-
-
-def require_integer(name: str, value: object, low: int, high: int) -> None:
-    """Raise ParameterError unless value is a whole number in [low, high]; booleans are not numbers here."""
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)) or not low <= value <= high:
-        raise ParameterError(name, value, f"a whole number from {low} to {high}")
-
-
-def require_number(name: str, value: object, low: float, high: float) -> None:
-    """Raise ParameterError unless value is a finite number in [low, high]."""
-    number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, (bool, np.bool_))
-    if not number or not math.isfinite(value) or not low <= value <= high:
-        raise ParameterError(name, value, f"a number from {low:g} to {high:g}")

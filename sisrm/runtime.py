@@ -6,12 +6,16 @@ import logging
 from dataclasses import dataclass
 
 import torch
+from diffusers.models.autoencoders.vae import AutoencoderMixin
 from diffusers.utils import is_xformers_available
 
 from sisrm.errors import ParameterError
 from sisrm.pipeline import SISRMPipeline
 
 logger = logging.getLogger(__name__)
+
+OFFLOAD_BELOW = 8 * 2**30  # bytes of GPU memory
+LARGE_WEIGHTS = 2**30  # bytes of weights from which moving them in turns is worth its time
 
 
 @dataclass(frozen=True)
@@ -55,16 +59,29 @@ def choose_attention_backend(device: torch.device, dtype: torch.dtype) -> Attent
     try:
         import xformers.ops
 
-        query = torch.zeros(1, 8, 1, 32, device=device, dtype=dtype)
-        xformers.ops.memory_efficient_attention(query, query, query)
+        # In the run's type, and in the shape and type that diffusers tries, and stumbles over, before it switches xformers on.
+        for shape, kind in (((1, 8, 1, 32), dtype), ((1, 2, 40), torch.float32)):
+            query = torch.zeros(shape, device=device, dtype=kind)
+            xformers.ops.memory_efficient_attention(query, query, query)
     except (ImportError, NotImplementedError, RuntimeError, ValueError) as error:
         return AttentionBackend("sdpa", f"xformers does not run here: {str(error).splitlines()[0][:120]}")
     return AttentionBackend("xformers", "a test attention ran with it")
 
 
 def prepare(pipe: SISRMPipeline, device: torch.device) -> SISRMPipeline:
-    """Move a pipeline to its device and set memory format and attention backend, SCA's attention included."""
-    pipe.to(device)
+    """Move a pipeline to its device and set memory format and attention backend, SCA's attention included.
+
+    On a GPU with less than 8 GB a large pipeline's components take turns on it. A decoder that can work in tiles and
+    slices does; images of up to its tile size (512 pixels for Stable Diffusion's) come out the same.
+    """
+    modules = [part for part in pipe.components.values() if isinstance(part, torch.nn.Module)]
+    if offloads(device, sum(value.nbytes for part in modules for value in part.parameters())):
+        pipe.enable_model_cpu_offload(device=device)
+    else:
+        pipe.to(device)
+    if isinstance(pipe.vae, AutoencoderMixin):
+        pipe.vae.enable_tiling()
+        pipe.vae.enable_slicing()
     for component in (pipe.vae, pipe.unet, pipe.controlnet, pipe.image_encoder, pipe.segmenter):
         if component is not None:
             component.to(memory_format=torch.channels_last)
@@ -76,12 +93,19 @@ def prepare(pipe: SISRMPipeline, device: torch.device) -> SISRMPipeline:
     return pipe
 
 
+def offloads(device: torch.device, weights: int) -> bool:
+    """Whether components take turns on a device: `weights` bytes are many and its memory is little."""
+    if device.type != "cuda" or weights < LARGE_WEIGHTS:
+        return False
+    return torch.cuda.get_device_properties(device).total_memory < OFFLOAD_BELOW
+
+
 def describe(pipe: SISRMPipeline) -> dict[str, object]:
     """What runs here, for people: preset, device, dtype, attention_backend, attention_reason, weights, trained_parts."""
     backend = getattr(pipe, "attention_backend", AttentionBackend("sdpa", "PyTorch's default"))
     return {
         "preset": getattr(pipe, "preset", None),
-        "device": str(pipe.device),
+        "device": str(pipe._execution_device),
         "dtype": str(pipe.unet.dtype).removeprefix("torch."),
         "attention_backend": backend.name,
         "attention_reason": backend.reason,
@@ -91,12 +115,23 @@ def describe(pipe: SISRMPipeline) -> dict[str, object]:
 
 
 def trained_parts(pipe: SISRMPipeline) -> dict[str, bool]:
-    """Which of the method's own parts have left their zero initialisation: an untrained one is an exact identity."""
-    sca = [value for key, value in pipe.unet.state_dict().items() if "segmentation_attention.to_out.0.weight" in key]
-    zero_convolutions = [*pipe.controlnet.controlnet_down_blocks.parameters()]
+    """Which of the method's own parts are trained. One that still has its zero initialisation is an exact identity.
+
+    A part that came with public weights (`public_parts` in the pipeline's configuration) counts once SCA has left its
+    zeros, as eq 9 trains them together. Without a component of its own the image encoder is the ControlNet's.
+    """
+    sca = any(
+        bool(value.any())
+        for key, value in pipe.unet.state_dict().items()
+        if "segmentation_attention.to_out.0.weight" in key
+    )
+    controlnet = any(bool(value.detach().any()) for value in pipe.controlnet.controlnet_down_blocks.parameters())
+    encoder = controlnet
+    if pipe.image_encoder is not None:
+        encoder = bool(pipe.image_encoder.blocks[0].conv2.weight.detach().any())
+    public = pipe.config.public_parts.split()
     return {
-        "sca": any(bool(value.any()) for value in sca),
-        "controlnet": any(bool(value.detach().any()) for value in zero_convolutions),
-        "image_encoder": pipe.image_encoder is not None
-        and bool(pipe.image_encoder.blocks[0].conv2.weight.detach().any()),
+        "sca": sca,
+        "controlnet": controlnet and (sca or "controlnet" not in public),
+        "image_encoder": encoder and (sca or "image_encoder" not in public),
     }

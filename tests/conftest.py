@@ -142,3 +142,34 @@ def photo() -> Image.Image:
     pixels = np.stack([columns * 8, rows * 10, 120 + 60 * np.sin(columns)], axis=-1)
     pixels[8:14, 6:18] = (200, 60, 40)
     return Image.fromarray(np.clip(pixels + rng.normal(0, 6, pixels.shape), 0, 255).astype(np.uint8))
+
+
+@pytest.fixture(scope="session")
+def sd_parts(tmp_path_factory):
+    """Tiny folders in the publishers' layouts; a test that damages them takes a copy."""
+    from public_layouts import write_parts
+
+    return write_parts(tmp_path_factory.mktemp("parts"))
+
+
+@pytest.fixture(scope="module")
+def sd_pipeline(sd_parts) -> SISRMPipeline:
+    """The `sd` preset's pipeline at tiny size, untrained."""
+    pipe = SISRMPipeline.from_parts(sd_parts)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.fixture
+def trained_weights(sd_parts, tmp_path):
+    """The pipeline with weights as training would leave them, and the folder they were saved to."""
+    from sisrm.assembly import save_trained
+    from sisrm.attention import is_segmentation_key
+
+    pipe = SISRMPipeline.from_parts(sd_parts)
+    for model in (pipe.unet, pipe.controlnet, pipe.sape):
+        for key, value in model.state_dict().items():
+            if is_segmentation_key(key) or model is not pipe.unet:
+                value.add_(0.1)
+    save_trained(pipe, tmp_path / "trained")
+    return pipe, tmp_path / "trained"

@@ -1,52 +1,14 @@
-"""`evaluate` and `complexity`: figures, as files and as text."""
+"""`complexity`: what one image costs."""
 
 from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
+import subprocess
+import sys
 
 from sisrm.commands import model
-from sisrm.errors import ParameterError
-
-
-def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `evaluate`."""
-    parser.add_argument("folder", metavar="DIR", help="a folder with HR and LR, or with HR alone and --degrade")
-    parser.add_argument(
-        "-o",
-        "--output",
-        metavar="PATH",
-        default="runs/evaluate",
-        help="folder for the figures (default: runs/evaluate)",
-    )
-    pairs = parser.add_argument_group("images")
-    pairs.add_argument("--degrade", type=int, metavar="SEED", help="make LR from HR with this seed")
-    pairs.add_argument(
-        "--degradation",
-        metavar="NAME",
-        default="seesr",
-        help="its strength: light, camera, seesr or heavy (default: seesr)",
-    )
-    pairs.add_argument("--limit", type=int, metavar="N", help="only the first N images, by name")
-    methods = parser.add_argument_group("methods")
-    methods.add_argument(
-        "--method",
-        action="append",
-        default=[],
-        metavar="NAME=FOLDER",
-        help="a row for a folder of results; may be repeated",
-    )
-    methods.add_argument("--no-ours", action="store_true", help="leave the model out")
-    methods.add_argument("--save-images", action="store_true", help="also write the results into the output folder")
-    parser.add_argument(
-        "--teacher", metavar="PATH", help="a folder with teacher.safetensors: adds feature distance and class agreement"
-    )
-    model.add_call_arguments(parser)
-    parser.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="of the model's noise, for every image (default: 0)"
-    )
-    model.add_model_arguments(parser)
+from sisrm.errors import ParameterError, SISRMError
 
 
 def add_complexity_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,51 +16,64 @@ def add_complexity_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--size", type=int, default=128, metavar="N", help="side of the input image in pixels (default: 128)"
     )
-    parser.add_argument("--json", action="store_true", help="print JSON in place of a table")
-    model.add_model_arguments(parser)
-
-
-def evaluate(options: argparse.Namespace) -> int:
-    """Run `evaluate`; returns the exit status."""
-    from sisrm.evaluation import report, runner
-    from sisrm.evaluation.pairs import PairFolder
-    from sisrm.evaluation.teacher import load_teacher
-
-    folders = dict(_named_folder(text) for text in options.method)
-    pairs = PairFolder(Path(options.folder), options.degrade, options.degradation, options.limit)
-    model.generator(options.seed)  # refuses a wrong seed before anything is loaded
-    teacher = None if options.teacher is None else load_teacher(options.teacher)
-    pipe = None
-    if not options.no_ours:
-        pipe = model.load(options)
-        pipe.set_progress_bar_config(disable=True)
-    summary = runner.evaluate(
-        pairs,
-        Path(options.output),
-        pipe=pipe,
-        options=model.call_options(options),
-        seed=options.seed,
-        folders=folders,
-        teacher=teacher,
-        save_images=options.save_images,
+    parser.add_argument(
+        "--json", action="store_true", help="print JSON in place of a table: one report, or one by each name"
     )
-    print(report.markdown_table(summary["methods"]), end="")
-    return 0
+    parser.add_argument(
+        "--preset",
+        nargs="+",
+        metavar="NAME",
+        help="presets' names, or folders that hold a pipeline (default: every preset)",
+    )
+    parser.add_argument(
+        "--random-weights",
+        action="store_true",
+        help="the preset's full-size networks with random weights, which need no download (--preset sd)",
+    )
+    model.add_device_argument(parser)
 
 
 def complexity(options: argparse.Namespace) -> int:
     """Run `complexity`; returns the exit status."""
     from sisrm.evaluation import complexity as counting
+    from sisrm.presets import ready_presets
 
-    pipe = model.load(options)
-    pipe.set_progress_bar_config(disable=True)
-    report = counting.measure(pipe, options.size)
-    print(json.dumps(report, indent=2) if options.json else counting.table(pipe.preset, report))
+    names = options.preset or ready_presets()
+    if options.random_weights:
+        return _random_weights(names, options)
+    if len(names) == 1:
+        options.preset = names[0]
+        pipe = model.load(options)
+        pipe.set_progress_bar_config(disable=True)
+        reports = {pipe.preset: counting.measure(pipe, options.size)}
+    else:
+        reports = {name: _measured_apart(name, options) for name in names}
+    if options.json:
+        print(json.dumps(reports if len(reports) > 1 else next(iter(reports.values())), indent=2))
+    else:
+        print(counting.table(reports), end="")
     return 0
 
 
-def _named_folder(text: str) -> tuple[str, Path]:
-    name, equals, folder = text.partition("=")
-    if not (name and equals and folder):
-        raise ParameterError("--method", text, "NAME=FOLDER")
-    return name, Path(folder)
+def _random_weights(names: list[str], options: argparse.Namespace) -> int:
+    """Full-size networks that were never trained: the work is the same."""
+    from sisrm.evaluation import full_size
+    from sisrm.presets import PRESETS, load_random
+
+    if len(names) != 1:
+        raise ParameterError("--preset", " ".join(names), "one preset, with --random-weights")
+    pipe = load_random(names[0], options.device)
+    report = full_size.measure(pipe, PRESETS[names[0]].fast_settings, options.size)
+    print(json.dumps(report, indent=2) if options.json else full_size.table(names[0], report), end="\n" * options.json)
+    return 0
+
+
+def _measured_apart(name: str, options: argparse.Namespace) -> dict:
+    """The report of one preset out of several, from a process of its own: the peak of memory is a process's."""
+    call = [sys.executable, "-m", "sisrm", "complexity", "--preset", name, "--size", str(options.size), "--json"]
+    done = subprocess.run(
+        call + (["--device", options.device] if options.device else []), capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise SISRMError(done.stderr.strip() or f"{name}: the measurement ended with status {done.returncode}")
+    return json.loads(done.stdout)

@@ -11,7 +11,9 @@ FLAGS = {
     "guidance_scale": "--guidance-scale",
     "top_k": "--top-k",
     "labels": "--labels",
+    "shares": "--save-steps",
     "preset": "--preset",
+    "fast": "--fast",
     "device": "--device",
 }
 """How the command line spells the pipeline's parameters, for error messages."""
@@ -36,6 +38,12 @@ def add_device_argument(parser) -> None:
 def add_call_arguments(parser: argparse.ArgumentParser) -> None:
     """The settings of the pipeline call that upscale and evaluate share."""
     call = parser.add_argument_group("settings", "Each one left out has the default that the weights carry.")
+    call.add_argument(
+        "--fast",
+        action="store_const",
+        const=True,
+        help="few steps through a consistency LoRA, for presets that have one (default: SISRM_FAST=1)",
+    )
     call.add_argument(
         "--steps", type=int, metavar="N", dest="num_inference_steps", help="denoising steps; more is slower"
     )
@@ -71,7 +79,7 @@ def load(options: argparse.Namespace):
         library.utils.logging.disable_progress_bar()
         if not options.verbose:
             library.utils.logging.set_verbosity_error()
-    pipe = load_pipeline(options.preset, options.device)
+    pipe = load_pipeline(options.preset, options.device, fast=getattr(options, "fast", None))
     pipe.set_progress_bar_config(disable=None, leave=False)
     return pipe
 

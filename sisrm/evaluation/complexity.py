@@ -133,12 +133,11 @@ def measure(pipe, size: int = 128, repeats: int = 5, options: dict | None = None
     if repeats < 1:
         raise ParameterError("repeats", repeats, "an integer of at least 1")
     image = probe_image(size)
-    device = torch.device(pipe.device)
+    device = torch.device(pipe._execution_device)
 
     def call() -> None:
         pipe(image, generator=torch.Generator("cpu").manual_seed(0), **(options or {}))
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        wait_for(device)
 
     call()
     if device.type == "cuda":
@@ -208,6 +207,12 @@ def probe_image(size: int) -> Image.Image:
     waves = np.stack([np.sin(9 * x + 4 * y), np.sin(15 * y), np.cos(12 * x * y)], -1)
     noise = np.random.default_rng(0).normal(0, 0.05, waves.shape)
     return Image.fromarray(((waves * 0.4 + 0.5 + noise).clip(0, 1) * 255).astype(np.uint8))
+
+
+def wait_for(device: torch.device) -> None:
+    """Return when the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def peak_memory(device: torch.device) -> int:

@@ -1,0 +1,152 @@
+"""What a pipeline of Stable Diffusion's size costs, from one denoising step: the other steps are the same work.
+
+One image goes through the real pipeline call with a single guided step; FLOPs, the peak of memory and the time of each
+part are measured in that run, and the image's costs at other settings follow from it: the parts around denoising once,
+the step as often as there are steps, half of it where guidance is off.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+
+from sisrm.evaluation import complexity
+from sisrm.runtime import choose_attention_backend
+
+SEESR = {"num_inference_steps": 50, "guidance_scale": 5.5}
+"""SeeSR's published settings, here on this pipeline's own networks: SeeSR's are SD 2's U-Net and a ControlNet, with attention to
+its image tags in both, so about as large."""
+
+
+def measure(pipe, fast: dict | None = None, size: int = 128, repeats: int = 3) -> dict:
+    """Measure one size x size image through `pipe`.
+
+    Args:
+        pipe: SISRMPipeline, ready to run; its default settings use guidance.
+        fast: settings of the fast mode, to be reported beside the default ones.
+        repeats: timed runs of the whole call for every attention backend, on CUDA alone.
+    Returns:
+        What `complexity.measure` returns, for the default settings. `milliseconds` on a CPU is reckoned from the one step.
+        gflops_per_step: of one guided step, U-Net and ControlNet.
+        settings: name -> {"num_inference_steps", "guidance_scale", "gflops", "seesr_ratio", "milliseconds"};
+            seesr_ratio: how many times more GFLOPs SeeSR's settings take.
+        backends: attention backend -> milliseconds of the whole call at default settings; empty on a CPU.
+    """
+    image, device = complexity.probe_image(size), torch.device(pipe._execution_device)
+    outputs = []
+
+    def call(**options) -> None:
+        outputs.append(pipe(image, generator=torch.Generator("cpu").manual_seed(0), **options))
+        complexity.wait_for(device)
+
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    guidance = max(pipe.defaults["guidance_scale"], SEESR["guidance_scale"])
+    one, uncounted = complexity.count(pipe, lambda: call(num_inference_steps=1, guidance_scale=guidance))
+    peak, seconds = complexity.peak_memory(device), outputs[-1].timings
+    components = {name: dict(part) for name, part in one.items()}
+    denoisers = ("unet", "controlnet")
+    step = sum(one[name]["gflops"] for name in denoisers)
+    around = sum(part["gflops"] for name, part in one.items() if name not in denoisers)
+
+    def at(settings: dict) -> dict:
+        branches = 1.0 if settings["guidance_scale"] > 1 else 0.5
+        passes = settings["num_inference_steps"] * branches
+        text = one["text_encoder"]["gflops"] * (1 - branches)
+        rest = seconds["total"] - seconds["denoising"]
+        return {
+            **settings,
+            "gflops": around - text + passes * step,
+            "milliseconds": round(1000 * (rest + passes * seconds["denoising"]), 1),
+        }
+
+    default = {name: pipe.defaults[name] for name in ("num_inference_steps", "guidance_scale")}
+    settings = {"default": at(default), **({"fast": at(fast)} if fast else {}), "SeeSR's settings": at(SEESR)}
+    for entry in settings.values():
+        entry["seesr_ratio"] = round(settings["SeeSR's settings"]["gflops"] / entry["gflops"], 2)
+    for name in denoisers:
+        components[name]["gflops"] *= default["num_inference_steps"] * (1.0 if default["guidance_scale"] > 1 else 0.5)
+    backends = backend_milliseconds(pipe, call, repeats) if device.type == "cuda" else {}
+    return {
+        "parameters": sum(part["parameters"] for part in components.values()),
+        "gflops": settings["default"]["gflops"],
+        "gflops_per_step": step,
+        "peak_memory_mb": round(peak / complexity.MEBIBYTE, 1),
+        "milliseconds": min(backends.values(), default=settings["default"]["milliseconds"]),
+        "components": components,
+        "settings": settings,
+        "backends": backends,
+        "uncounted": uncounted,
+        "device": complexity.device_name(device),
+        "dtype": str(pipe.unet.dtype).removeprefix("torch."),
+        "size": size,
+    }
+
+
+def backend_milliseconds(pipe, call: Callable[[], None], repeats: int) -> dict[str, float]:
+    """Median wall time of `call()` after a warm-up, with every attention backend that runs here, and compiled."""
+    found = {}
+    for name, context in (
+        ("xformers", _xformers),
+        ("sdpa", complexity.countable_attention),
+        ("torch.compile", _compiled),
+    ):
+        with context(pipe) as usable:
+            if usable is False:
+                continue
+            times = []
+            for _ in range(repeats + 1):
+                started = time.perf_counter()
+                call()
+                times.append(1000 * (time.perf_counter() - started))
+            found[name] = round(statistics.median(times[1:]), 1)
+    return found
+
+
+@contextmanager
+def _xformers(pipe) -> Iterator[bool]:
+    """The pipeline as it was prepared, where that is with xformers."""
+    yield choose_attention_backend(torch.device(pipe._execution_device), pipe.unet.dtype).name == "xformers"
+
+
+@contextmanager
+def _compiled(pipe) -> Iterator[None]:
+    """U-Net and ControlNet compiled while the block runs, with PyTorch's attention: xformers' kernels are opaque to the compiler."""
+    with complexity.countable_attention(pipe):
+        plain = pipe.unet, pipe.controlnet
+        for module in plain:
+            module.compile()
+        try:
+            yield
+        finally:
+            for module in plain:
+                module._compiled_call_impl = None
+
+
+def table(name: str, report: dict) -> str:
+    """The settings side by side, then the components, as Markdown."""
+    lines = [
+        f"{name}: {report['parameters'] / 1e6:,.1f} M parameters with random weights, {report['device']}, {report['dtype']}, one image of "
+        f"{report['size']} x {report['size']} to {4 * report['size']} x {4 * report['size']}; "
+        f"{report['gflops_per_step']:,.1f} GFLOPs per guided step; peak memory {report['peak_memory_mb']:,.0f} MB",
+        "",
+        "| settings | steps | guidance | GFLOPs | SeeSR's are | time, from one step |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row, entry in report["settings"].items():
+        lines.append(
+            f"| {row} | {entry['num_inference_steps']} | {entry['guidance_scale']:g} | {entry['gflops']:,.1f} | "
+            f"{entry['seesr_ratio']:.2f}x | {entry['milliseconds'] / 1000:,.1f} s |"
+        )
+    for backend, milliseconds in report["backends"].items():
+        lines += ["", f"default settings with {backend}: {milliseconds:,.1f} ms"]
+    lines += ["", "| component, default settings | parameters | GFLOPs |", "|---|---|---|"]
+    for component, values in report["components"].items():
+        lines.append(f"| {component} | {values['parameters'] / 1e6:,.2f} M | {values['gflops']:,.2f} |")
+    if report["uncounted"]:
+        lines += ["", "Not in the total, as the counter has no formula for them: " + ", ".join(report["uncounted"])]
+    return "\n".join(lines) + "\n"

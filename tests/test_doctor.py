@@ -1,0 +1,78 @@
+"""`python -m sisrm doctor`, and the costs of full-size networks, here with tiny ones in their place."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from conftest import tiny_pipe
+
+from sisrm import presets
+from sisrm.cli import main
+from sisrm.evaluation import full_size
+
+
+@pytest.fixture(autouse=True)
+def empty_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(presets.constants, "HF_HOME", str(tmp_path / "nothing" / "here"))
+    monkeypatch.delenv("SISRM_PRESET", raising=False)
+
+
+def test_doctor_tells_what_runs_and_why(capsys):
+    assert main(["doctor", "--device", "cpu"]) == 0
+    told = capsys.readouterr().out
+    for line in (
+        "device: cpu",
+        "attention: sdpa: xformers has no kernels for cpu",
+        "  torch: ",
+        "  compact: ready",
+        "loads: yes",
+    ):
+        assert line in told
+    assert "  sca: trained" in told and "GiB" in told
+    assert "stable-diffusion-v1-5/stable-diffusion-v1-5@451f4fe16113" in told and "to be downloaded" in told
+
+
+def test_doctor_downloads_nothing_and_says_what_is_missing(capsys, monkeypatch):
+    monkeypatch.setattr(presets, "fetch", None)
+    assert main(["doctor", "--device", "cpu", "--preset", "sd", "--json"]) == 2
+    report = json.loads(capsys.readouterr().out)
+    assert report["preset"] == "sd" and report["loads"].startswith("no: not assembled") and not report["parts"]
+
+
+def test_doctor_names_untrained_parts_and_broken_folders(tmp_path, capsys):
+    tiny_pipe(trained=False).save_pretrained(tmp_path / "mine")
+    assert main(["doctor", "--device", "cpu", "--preset", str(tmp_path / "mine")]) == 0
+    assert "  sca: not trained" in capsys.readouterr().out
+    (tmp_path / "mine" / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+    assert main(["doctor", "--device", "cpu", "--preset", str(tmp_path / "mine")]) == 2
+    assert "loads: no: mine/unet: expected" in capsys.readouterr().out
+
+
+def test_costs_of_one_step_are_the_image_s(tiny_pipeline):
+    from sisrm.evaluation import complexity
+
+    report = full_size.measure(tiny_pipeline, {"num_inference_steps": 1, "guidance_scale": 1.0}, size=32)
+    whole = complexity.measure(tiny_pipeline, 32, repeats=1)  # 2 steps, guidance 1.5
+    assert report["gflops"] == pytest.approx(whole["gflops"], rel=1e-6)
+    assert report["parameters"] == whole["parameters"]
+    assert sum(part["gflops"] for part in report["components"].values()) == pytest.approx(report["gflops"])
+    one = complexity.measure(tiny_pipeline, 32, repeats=1, options=dict(num_inference_steps=1, guidance_scale=1.0))
+    assert report["settings"]["fast"]["gflops"] == pytest.approx(one["gflops"], rel=1e-3)
+    assert report["settings"]["SeeSR's settings"]["seesr_ratio"] == 1.0 < report["settings"]["default"]["seesr_ratio"]
+
+
+def test_every_backend_is_timed_and_undone(tiny_pipeline, photo, monkeypatch):
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module: None)
+    times = full_size.backend_milliseconds(tiny_pipeline, lambda: tiny_pipeline(photo), repeats=1)
+    assert times.keys() == {"sdpa", "torch.compile"} and all(value > 0 for value in times.values())
+
+
+def test_the_command_measures_random_weights(monkeypatch, capsys):
+    monkeypatch.setattr(presets, "random_components", lambda *_: {k: v for k, v in tiny_pipe().components.items()})
+    assert main(["complexity", "--preset", "sd", "--random-weights", "--size", "16", "--device", "cpu"]) == 0
+    told = capsys.readouterr().out
+    assert "| default | 20 | 5.5 |" in told and "| fast | 4 | 1 |" in told and "| SeeSR's settings | 50 | 5.5 |" in told
+    assert main(["complexity", "--preset", "compact", "--random-weights"]) == 2
+    assert "--preset is 'compact'" in capsys.readouterr().err
