@@ -31,7 +31,16 @@ from sisrm.coring import core_detail
 from sisrm.errors import ImageError, Interrupted, ParameterError
 from sisrm.image_encoder import ImageEncoding
 from sisrm.images import MIN_SIDE, prepare_image
-from sisrm.sape import Label, choose_labels, prompt_of, segmenter_input, user_labels
+from sisrm.sape import Label, choose_labels, prompt_of, segmenter_input
+from sisrm.semantics import (
+    SEGMENTER_SIDE,
+    SegmentationOutput,
+    Semantics,
+    class_map_of,
+    given_labels,
+    join_labels,
+    largest_classes,
+)
 
 # Not used here: from_pretrained takes component classes only from modules that are imported already.
 from sisrm.autoencoder import CompactAutoencoder  # noqa: F401  # isort: skip
@@ -40,21 +49,7 @@ from sisrm.mff import MaskFeatureFusion  # noqa: F401  # isort: skip
 from sisrm.unet import SegmentationUNet  # noqa: F401  # isort: skip
 
 SCALE = 4  # the paper's and the only factor: x4 per side
-SEGMENTER_SIDE = 256  # shorter side that the segmenter reads; more shows it nothing new in an image of 128
-CLASS_MAP_SIDE = 1024  # class probabilities are interpolated up to this long side; beyond it the class map is enlarged
 COLOR_FIXES = ("wavelet", "adain", "none")
-
-
-@dataclass
-class SegmentationOutput(BaseOutput):
-    """What SAPE saw. Lists hold one entry per image.
-
-    class_map: (4h, 4w) uint8, ADE20K class 0..149. labels: the prompt's words with scores. prompt: the words joined by commas.
-    """
-
-    class_map: list[np.ndarray]
-    labels: list[list[Label]]
-    prompt: list[str]
 
 
 @dataclass
@@ -72,15 +67,6 @@ class SISRMOutput(BaseOutput):
     prompt: list[str]
     seed: list[int]
     timings: dict[str, float]
-
-
-@dataclass
-class _Semantics:
-    """SAPE's answer in tensors: segmentation tokens (B, L_m, C) or None without E_m, the classes whose region is M, and the rest."""
-
-    tokens: torch.Tensor | None
-    region_classes: list[list[int]]
-    output: SegmentationOutput
 
 
 @dataclass
@@ -415,25 +401,17 @@ class SISRMPipeline(DiffusionPipeline):
 
     def extract_semantics(
         self, lr_image: torch.Tensor, top_k: int, labels=None, extend_labels: bool = False, use_sape: bool = True
-    ) -> _Semantics:
+    ) -> Semantics:
         """SAPE on (B, 3, h, w) in [0, 1] (eq 1, 2); without it only the segmenter's class map."""
-        given = self.prepare_labels(labels, len(lr_image))
+        given = given_labels(labels, len(lr_image), self.config.free_text)
         pixels = segmenter_input(lr_image, SEGMENTER_SIDE).to(self.segmenter.dtype)
         probabilities = self.segmenter(pixels).logits.float().softmax(1)
         mask_embedding, logits = self.sape(probabilities.to(self.sape.dtype))
         class_map = class_map_of(probabilities, (SCALE * lr_image.shape[-2], SCALE * lr_image.shape[-1]))
-        chosen = []
-        for words, distribution in zip(given, logits.float().softmax(1)):
-            predicted = choose_labels(distribution, top_k) if use_sape else []
-            known = {label.name for label in words}
-            rest = (
-                predicted
-                if not words
-                else [entry for entry in predicted if entry.name not in known]
-                if extend_labels
-                else []
-            )
-            chosen.append([*words, *rest])
+        chosen = [
+            join_labels(words, choose_labels(distribution, top_k) if use_sape else [], extend_labels)
+            for words, distribution in zip(given, logits.float().softmax(1))
+        ]
         output = SegmentationOutput(
             class_map=[entry.cpu().numpy() for entry in class_map],
             labels=chosen,
@@ -442,18 +420,7 @@ class SISRMPipeline(DiffusionPipeline):
         regions = [[label.index for label in entry if label.index is not None] for entry in chosen]
         if not use_sape:
             regions = [known or largest_classes(entry, top_k) for known, entry in zip(regions, output.class_map)]
-        return _Semantics(self.sape.tokens(mask_embedding) if use_sape else None, regions, output)
-
-    def prepare_labels(self, labels, count: int) -> list[list[Label]]:
-        """The user's words as one list of Labels per image; empty lists where nothing was given."""
-        if labels is None or (isinstance(labels, (list, tuple)) and not labels):
-            return [[] for _ in range(count)]
-        if not isinstance(labels, (list, tuple)) or len(labels) > 50 * count:
-            raise ParameterError("labels", labels, "a list of class names, or one such list per image")
-        per_image = labels if all(isinstance(entry, (list, tuple)) for entry in labels) else [labels] * count
-        if len(per_image) != count:
-            raise ParameterError("labels", labels, f"a list of class names, or {count} such lists")
-        return [user_labels(list(entry), self.config.free_text) for entry in per_image]
+        return Semantics(self.sape.tokens(mask_embedding) if use_sape else None, regions, output)
 
     def encode_prompt(self, prompt: list[str]) -> torch.Tensor:
         """E_t (eq 3): B strings -> (B, L, cross_attention_dim)."""
@@ -479,7 +446,7 @@ class SISRMPipeline(DiffusionPipeline):
             encoding, latents=latents.float() * self.vae.config.scaling_factor, lr_image=encoding.lr_image.float()
         )
 
-    def prepare_masks(self, semantics: _Semantics, region_mask, use_mff: bool) -> torch.Tensor:
+    def prepare_masks(self, semantics: Semantics, region_mask, use_mff: bool) -> torch.Tensor:
         """M of every image, (B, 1, 4h, 4w), 0 or 1; ones where MFF is off."""
         masks = []
         for class_map, indices in zip(semantics.output.class_map, semantics.region_classes):
@@ -566,22 +533,6 @@ class SISRMPipeline(DiffusionPipeline):
 def enlarge(image: torch.Tensor) -> torch.Tensor:
     """(B, 3, h, w) in [0, 1] -> (B, 3, 4h, 4w), bicubic, in [0, 1]."""
     return F.interpolate(image, scale_factor=SCALE, mode="bicubic").clamp(0, 1)
-
-
-def largest_classes(class_map: np.ndarray, count: int) -> list[int]:
-    """The `count` classes that cover most of a class map, largest first."""
-    classes, pixels = np.unique(class_map, return_counts=True)
-    return classes[np.argsort(-pixels, kind="stable")][:count].tolist()
-
-
-def class_map_of(probabilities: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """(B, classes, h, w) -> (B, *size) uint8: interpolated, then the likeliest class, so that borders have no stair steps."""
-    shrink = min(1.0, CLASS_MAP_SIDE / max(size))
-    inner = [max(1, round(side * shrink)) for side in size]
-    maps = torch.stack(
-        [F.interpolate(entry[None], size=inner, mode="bilinear")[0].argmax(0) for entry in probabilities]
-    )
-    return F.interpolate(maps[:, None].float(), size=size, mode="nearest-exact")[:, 0].to(torch.uint8)
 
 
 def pad_to_multiple(image: torch.Tensor, multiple: int) -> torch.Tensor:

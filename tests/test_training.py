@@ -301,7 +301,10 @@ def test_conditions_leave_out_what_the_switches_leave_out(tiny_pipeline):
 def test_cutmix_moves_the_same_cells_of_everything():
     paste = random_rectangles(2, 4, torch.Generator().manual_seed(3))
     assert all(0 < mask.mean() < 1 for mask in paste)
-    image, feature = torch.stack([torch.zeros(3, 128, 128), torch.ones(3, 128, 128)]), torch.tensor([0.0, 1.0]).view(2, 1, 1, 1)
+    image, feature = (
+        torch.stack([torch.zeros(3, 128, 128), torch.ones(3, 128, 128)]),
+        torch.tensor([0.0, 1.0]).view(2, 1, 1, 1),
+    )
     mixed, coarse = mix(image, paste), mix(feature.expand(2, 5, 4, 4), paste)
     assert torch.equal(mixed[0], paste[0].repeat_interleave(32, 1).repeat_interleave(32, 2).expand(3, -1, -1))
     assert torch.equal(torch.nn.functional.avg_pool2d(mixed, 32)[:, :1], coarse[:, :1])

@@ -1,6 +1,6 @@
 """The README's picture: examples before and after, and what the model saw.
 
-    python assets/readme/make_pictures.py [--preset NAME|DIR] [--output FILE]
+python assets/readme/make_pictures.py [--preset NAME|DIR] [--output FILE]
 """
 
 from __future__ import annotations

@@ -25,9 +25,10 @@ from sisrm.evaluation.methods import bicubic
 from sisrm.evaluation.pairs import Pair, PairFolder
 from sisrm.evaluation.teacher import Teacher, teacher_input
 from sisrm.labels import CLASS_NAMES
-from sisrm.pipeline import CLASS_MAP_SIDE, SEGMENTER_SIDE, SISRMPipeline, class_map_of
+from sisrm.pipeline import SISRMPipeline
 from sisrm.runtime import describe
 from sisrm.sape import segmenter_input
+from sisrm.semantics import CLASS_MAP_SIDE, SEGMENTER_SIDE, class_map_of
 
 SURE = 0.35
 """The teacher's probability from which the training data's label maps name a class; below it they say "not sure"."""

@@ -1,0 +1,80 @@
+"""What SAPE's reading becomes (s2.2): the class map that is shown, and the label prompt from the model's words and a person's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers.utils import BaseOutput
+
+from sisrm.errors import ParameterError
+from sisrm.sape import Label, user_labels
+
+SEGMENTER_SIDE = 256  # shorter side that the segmenter reads; more shows it nothing new in an image of 128
+CLASS_MAP_SIDE = 1024  # class probabilities are interpolated up to this long side; beyond it the class map is enlarged
+
+
+@dataclass
+class SegmentationOutput(BaseOutput):
+    """What SAPE saw. Lists hold one entry per image.
+
+    class_map: (4h, 4w) uint8, ADE20K class 0..149. labels: the prompt's words with scores. prompt: the words joined by commas.
+    """
+
+    class_map: list[np.ndarray]
+    labels: list[list[Label]]
+    prompt: list[str]
+
+
+@dataclass
+class Semantics:
+    """SAPE's answer in tensors: segmentation tokens (B, L_m, C) or None without E_m, the classes whose region is M, and the rest."""
+
+    tokens: torch.Tensor | None
+    region_classes: list[list[int]]
+    output: SegmentationOutput
+
+
+def largest_classes(class_map: np.ndarray, count: int) -> list[int]:
+    """The `count` classes that cover most of a class map, largest first."""
+    classes, pixels = np.unique(class_map, return_counts=True)
+    return classes[np.argsort(-pixels, kind="stable")][:count].tolist()
+
+
+def class_map_of(probabilities: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """(B, classes, h, w) -> (B, *size) uint8: interpolated, then the likeliest class, so that borders have no stair steps."""
+    shrink = min(1.0, CLASS_MAP_SIDE / max(size))
+    inner = [max(1, round(side * shrink)) for side in size]
+    maps = torch.stack(
+        [F.interpolate(entry[None], size=inner, mode="bilinear")[0].argmax(0) for entry in probabilities]
+    )
+    return F.interpolate(maps[:, None].float(), size=size, mode="nearest-exact")[:, 0].to(torch.uint8)
+
+
+def given_labels(labels, count: int, free_text: bool) -> list[list[Label]]:
+    """The user's words as one list of Labels per image; empty lists where nothing was given.
+
+    Args:
+        labels: None, a list of names for all images, or a list of lists.
+        count: number of images.
+        free_text: whether names outside the 150 classes are accepted.
+    Raises ParameterError: not such a list, or a name that is not accepted.
+    """
+    if labels is None or (isinstance(labels, (list, tuple)) and not labels):
+        return [[] for _ in range(count)]
+    if not isinstance(labels, (list, tuple)) or len(labels) > 50 * count:
+        raise ParameterError("labels", labels, "a list of class names, or one such list per image")
+    per_image = labels if all(isinstance(entry, (list, tuple)) for entry in labels) else [labels] * count
+    if len(per_image) != count:
+        raise ParameterError("labels", labels, f"a list of class names, or {count} such lists")
+    return [user_labels(list(entry), free_text) for entry in per_image]
+
+
+def join_labels(words: list[Label], predicted: list[Label], extend: bool) -> list[Label]:
+    """The prompt's labels: a person's words, with the predicted ones after them if `extend`; without words the predicted ones."""
+    if not words:
+        return predicted
+    known = {label.name for label in words}
+    return [*words, *(label for label in predicted if extend and label.name not in known)]
