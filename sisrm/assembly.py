@@ -95,6 +95,7 @@ CALL_DEFAULTS = {
     "guidance_scale": 5.5,
     "start_strength": 1.0,
     "top_k": 5,
+    "label_floor": 0.1,
     "free_text": True,
     "added_prompt": ADDED_PROMPT,
     "negative_prompt": NEGATIVE_PROMPT,

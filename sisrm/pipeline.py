@@ -113,6 +113,7 @@ class SISRMPipeline(DiffusionPipeline):
         num_inference_steps: int = 20,
         guidance_scale: float = 5.5,
         top_k: int = 5,
+        label_floor: float = 0.0,
         start_strength: float = 1.0,
         color_fix_levels: int = 5,
         coring: float = 0.0,
@@ -138,6 +139,7 @@ class SISRMPipeline(DiffusionPipeline):
             num_inference_steps=num_inference_steps,
             guidance_scale=guidance_scale,
             top_k=top_k,
+            label_floor=label_floor,
             start_strength=start_strength,
             color_fix_levels=color_fix_levels,
             coring=coring,
@@ -194,7 +196,8 @@ class SISRMPipeline(DiffusionPipeline):
             image: PIL image(s), or float (B, 3, h, w) in [0, 1]; sides from 16.
             num_inference_steps: 1 to 200 denoising steps. None here and below: the default that the weights carry.
             guidance_scale: 1 to 20; classifier-free guidance towards the label prompt, off at 1.
-            top_k: 1 to 50 labels in the prompt (eq 2).
+            top_k: 1 to 50; at most so many labels in the prompt (eq 2). Those whose score lies below the weights' `label_floor` are left
+                out, but for the first.
             use_mff: M from the labels' regions (eq 10); False is M = 1 everywhere, plain ControlNet.
             use_sca: cross-attention to E_m (eq 7, 8); False takes it out of U-Net and ControlNet.
             use_sape: E_m and predicted labels (eq 1, 2); False leaves both out, M is then the region of the `top_k` largest classes.
@@ -409,7 +412,9 @@ class SISRMPipeline(DiffusionPipeline):
         mask_embedding, logits = self.sape(probabilities.to(self.sape.dtype))
         class_map = class_map_of(probabilities, (SCALE * lr_image.shape[-2], SCALE * lr_image.shape[-1]))
         chosen = [
-            join_labels(words, choose_labels(distribution, top_k) if use_sape else [], extend_labels)
+            join_labels(
+                words, choose_labels(distribution, top_k, self.config.label_floor) if use_sape else [], extend_labels
+            )
             for words, distribution in zip(given, logits.float().softmax(1))
         ]
         output = SegmentationOutput(

@@ -27,11 +27,13 @@ IMAGE_STD = (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class Label:
-    """One word of the prompt. index: ADE20K class or None for free text; score: the generator's probability, None when a user gave it."""
+    """One word of the prompt. index: ADE20K class or None for free text; score: the generator's probability, None when a user gave it;
+    unsure: its score lies below the floor, and it is there only because nothing else is."""
 
     name: str
     index: int | None
     score: float | None
+    unsure: bool = False
 
 
 class SAPE(ModelMixin, ConfigMixin):
@@ -92,15 +94,18 @@ def segmenter_input(image: torch.Tensor, side: int) -> torch.Tensor:
 
 
 def choose_labels(probabilities: torch.Tensor, top_k: int, floor: float = 0.0) -> list[Label]:
-    """The k most likely labels of one image, likeliest first; those below `floor` are left out, but never the first (eq 2).
+    """At most the k most likely labels of one image, likeliest first (eq 2).
+
+    Those below `floor` are left out, but never the first: a prompt is not empty. There it is marked as unsure.
 
     Args:
         probabilities: (num_classes,), summing to 1.
+        floor: least score, 0 to 1.
     """
     scores, indices = probabilities.float().topk(min(top_k, len(probabilities)))
     pairs = zip(scores.tolist(), indices.tolist())
     return [
-        Label(CLASS_NAMES[index], index, score)
+        Label(CLASS_NAMES[index], index, score, unsure=score < floor)
         for rank, (score, index) in enumerate(pairs)
         if rank == 0 or score >= floor
     ]

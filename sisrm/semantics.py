@@ -73,8 +73,11 @@ def given_labels(labels, count: int, free_text: bool) -> list[list[Label]]:
 
 
 def join_labels(words: list[Label], predicted: list[Label], extend: bool) -> list[Label]:
-    """The prompt's labels: a person's words, with the predicted ones after them if `extend`; without words the predicted ones."""
+    """The prompt's labels: a person's words, with the predicted ones after them if `extend`; without words the predicted ones.
+
+    Words make the prompt by themselves, so nothing unsure is added to them.
+    """
     if not words:
         return predicted
     known = {label.name for label in words}
-    return [*words, *(label for label in predicted if extend and label.name not in known)]
+    return [*words, *(label for label in predicted if extend and not label.unsure and label.name not in known)]

@@ -92,7 +92,9 @@ def test_an_image_alone_is_enough(client, photo_file):
         "labels": [],
     }
     assert report["input_size"] == [24, 20] and report["output_size"] == [96, 80]
-    assert len(report["labels"]) == 3 and all(0 < label["score"] <= 1 for label in report["labels"])
+    assert len(report["labels"]) == 3 and all(
+        0 < label["score"] <= 1 and not label["unsure"] for label in report["labels"]
+    )
     assert report["prompt"] == ", ".join(label["name"] for label in report["labels"])
     assert sum(region["share"] for region in report["regions"]) == pytest.approx(1, abs=0.01)
     assert (
@@ -245,6 +247,9 @@ def test_an_upload_name_cannot_carry_markup_into_the_page(tmp_path):
         "regions": [{"name": "<i>", "color": "#000000", "share": 1.0}],
     }
     assert "<b>sky" not in panels.semantics(report) and "<i></" not in panels.semantics(report)
+    assert TEXTS["en"]["unsure"] not in panels.semantics(report)
+    report["labels"][0] |= {"score": 0.04, "unsure": True}
+    assert TEXTS["en"]["unsure"] in panels.semantics(report) and TEXTS["zh"]["unsure"] in panels.semantics(report, "zh")
     assert result_name({"orig_name": "../../<x> \u0416.jpeg"}) == "x-4x.png"
     assert result_name({"orig_name": "\u732b.jpg"}) == "sisrm-4x.png"
 

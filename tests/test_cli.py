@@ -281,6 +281,7 @@ def test_segment_writes_what_the_model_sees(capsys, weights, photos, tmp_path):
     assert pixels(output / "a_overlay.png").shape == (80, 96, 3)
     found = json.loads((output / "a.json").read_text())
     assert found["prompt"] == seen.prompt[0] and len(found["labels"]) == 2
+    assert [label["unsure"] for label in found["labels"]] == [False, False]
     assert sum(entry["share"] for entry in found["classes"]) == pytest.approx(1)
     assert found["prompt"] in capsys.readouterr().out
 

@@ -183,6 +183,20 @@ def test_labels_by_score_by_hand():
     assert table[0.2]["labels"] == 0 and table[0.2]["right"] is None
 
 
+def test_what_the_floor_leaves_of_the_prompts_by_hand():
+    rows = [
+        row("teacher", "HR", "a", 0, [0.6, 0.3, 0.1], [True, True, True]),
+        row("after", "HR", "a", 0, [0.45, 0.12, 0.06], [True, True, False]),
+        row("after", "HR", "b", 0, [0.09, 0.08, 0.01], [False, True, True]),
+    ]
+    teacher, after = extractor_report.summarise(rows, prompt_labels=2, floor=0.1)
+    assert (after["prompt_labels"], after["prompt_precision"]) == (1.5, pytest.approx(2 / 3)), "the first label stays"
+    assert teacher["prompt_labels"] is teacher["prompt_precision"] is None, "areas are not scores"
+    everything = extractor_report.summarise(rows, prompt_labels=3)[1]
+    assert (everything["prompt_labels"], everything["prompt_precision"]) == (3, pytest.approx(4 / 6))
+    assert everything["precision_3"] == after["precision_3"], "precision at k knows no floor"
+
+
 # Reliability
 
 
@@ -247,6 +261,7 @@ def test_the_command_writes_the_same_figures_everywhere(files, capsys):
     assert summary["reliability"]["HR photos"]["bins"] and set(summary["models"]) == {"before", "after"}
     counts = [sum(entry["count"] for entry in panel["bins"]) for panel in summary["reliability"].values()]
     assert counts == [2 * 2 * 10, 3 * 2 * 10]
+    assert summary["protocol"]["label_floor"] == 0 and summary["figures"][1]["prompt_labels"] == 3
     assert [entry["degradation"] for entry in summary["protocol"]["groups"]["sharp"]] == ["light", "heavy"]
     assert str(files) not in json.dumps(summary)
     assert Image.open(output / "reliability.png").size == (1000, 552)

@@ -124,6 +124,19 @@ def test_labels_replace_or_extend(tiny_pipeline, photo):
     assert tiny_pipeline.segment([photo, photo], labels=[["sky"], []]).prompt == ["sky", predicted]
 
 
+def test_the_floor_travels_with_the_weights_and_never_empties_the_prompt(tiny_pipeline, photo, tmp_path):
+    every = tiny_pipeline.segment(photo).labels[0]
+    tiny_pipeline.register_to_config(label_floor=(every[0].score + every[1].score) / 2)
+    tiny_pipeline.save_pretrained(tmp_path / "mine")
+    pipe = load_pipeline(str(tmp_path / "mine"), device="cpu", dtype=torch.float32)
+    assert pipe.segment(photo).labels[0] == every[:1] and not every[0].unsure
+    assert pipe(photo, num_inference_steps=1).prompt == [every[0].name]
+    pipe.register_to_config(label_floor=1.0)
+    (doubtful,) = pipe.segment(photo).labels[0]
+    assert (doubtful.name, doubtful.unsure) == (every[0].name, True)
+    assert pipe.segment(photo, labels=["sky"], extend_labels=True).prompt == ["sky"]
+
+
 def test_segment_agrees_with_the_call(tiny_pipeline, photo):
     seen, run = tiny_pipeline.segment(photo, top_k=2), tiny_pipeline(photo, top_k=2, generator=seeded())
     assert seen.labels == run.labels and np.array_equal(seen.class_map[0], run.class_map[0])

@@ -8,6 +8,7 @@ import torch
 from sisrm.errors import ParameterError
 from sisrm.labels import CLASS_NAMES, index_of
 from sisrm.sape import SAPE, Label, choose_labels, prompt_of, segmenter_input, user_labels
+from sisrm.semantics import join_labels
 
 
 @pytest.fixture
@@ -55,7 +56,28 @@ def test_top_k_orders_by_score_and_never_returns_nothing():
     assert [label.name for label in labels] == ["sky", "tree", "building"]
     assert [round(label.score, 3) for label in labels] == [0.5, 0.3, 0.2]
     assert prompt_of(labels) == "sky, tree, building"
-    assert [label.name for label in choose_labels(scores, 3, floor=0.9)] == ["sky"]
+    assert not any(label.unsure for label in labels)
+
+
+def test_labels_below_the_floor_are_left_out_but_the_first_which_says_that_it_is_unsure():
+    scores = torch.zeros(150)
+    scores[[2, 4, 1]] = torch.tensor([0.5, 0.3, 0.2])
+    assert [(label.name, label.unsure) for label in choose_labels(scores, 3, floor=0.25)] == [
+        ("sky", False),
+        ("tree", False),
+    ]
+    assert [(label.name, label.unsure) for label in choose_labels(scores, 3, floor=0.9)] == [("sky", True)]
+
+
+def test_a_persons_words_come_first_and_nothing_unsure_is_added():
+    words, sure, unsure = (
+        [Label("sky", 2, None)],
+        [Label("sky", 2, 0.5), Label("tree", 4, 0.3)],
+        [Label("sea", 26, 0.05, True)],
+    )
+    assert join_labels([], unsure, extend=True) == unsure and join_labels(words, sure, extend=False) == words
+    assert [label.name for label in join_labels(words, sure, extend=True)] == ["sky", "tree"]
+    assert join_labels(words, unsure, extend=True) == words
 
 
 def test_user_labels_are_checked():

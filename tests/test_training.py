@@ -298,6 +298,15 @@ def test_conditions_leave_out_what_the_switches_leave_out(tiny_pipeline):
     assert all(tokens is not None and all(prompts) for tokens, prompts, _ in whole)
 
 
+def test_training_prompts_have_the_weights_floor(tiny_pipeline):
+    lr = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        _, many, _ = condition_on(tiny_pipeline, lr, torch.Generator().manual_seed(0), 0.0)
+        tiny_pipeline.register_to_config(label_floor=1.0)
+        _, first, _ = condition_on(tiny_pipeline, lr, torch.Generator().manual_seed(0), 0.0)
+    assert any("," in prompt for prompt in many) and first == [prompt.split(",")[0] for prompt in many]
+
+
 def test_cutmix_moves_the_same_cells_of_everything():
     paste = random_rectangles(2, 4, torch.Generator().manual_seed(3))
     assert all(0 < mask.mean() < 1 for mask in paste)

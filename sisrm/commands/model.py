@@ -48,7 +48,9 @@ def add_call_arguments(parser: argparse.ArgumentParser) -> None:
         "--steps", type=int, metavar="N", dest="num_inference_steps", help="denoising steps; more is slower"
     )
     call.add_argument("--guidance-scale", type=float, metavar="X", help="how strongly the prompt guides; 1 is off")
-    call.add_argument("--top-k", type=int, metavar="K", help="how many labels the prompt takes from what is seen")
+    call.add_argument(
+        "--top-k", type=int, metavar="K", help="at most how many labels the prompt takes from what is seen"
+    )
     call.add_argument(
         "--mff",
         action=argparse.BooleanOptionalAction,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 from sisrm.commands import figures, model
@@ -27,7 +28,7 @@ def add_upscale_arguments(parser: argparse.ArgumentParser) -> None:
 def add_segment_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `segment`."""
     _add_files(parser, "a folder; made when missing")
-    parser.add_argument("--top-k", type=int, metavar="K", help="how many labels to give")
+    parser.add_argument("--top-k", type=int, metavar="K", help="at most how many labels to give")
     model.add_model_arguments(parser)
 
 
@@ -87,7 +88,7 @@ def segment(options: argparse.Namespace) -> int:
         write_png(Image.fromarray(class_map), classes)
         found = {
             "prompt": seen.prompt[0],
-            "labels": [{"name": label.name, "index": label.index, "score": label.score} for label in seen.labels[0]],
+            "labels": [asdict(label) for label in seen.labels[0]],
             "classes": [
                 {"name": entry.name, "index": entry.index, "share": entry.share} for entry in drawing.legend(class_map)
             ],

@@ -189,6 +189,7 @@ def measure(
         "present_from_share": PRESENT,
         "sure_from_probability": SURE,
         "prompt_labels": min(models["after"].defaults["top_k"], MOST_LABELS),
+        "label_floor": models["after"].config.label_floor,
     }
     described = {name: describe(pipe) | {"weights_sha256": weights_digest(pipe)} for name, pipe in models.items()}
     return extractor_report.write(output, rows, protocol, described, versions())

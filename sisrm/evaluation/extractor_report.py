@@ -34,6 +34,8 @@ DEFINITIONS = {
     "for the teacher by its own",
     "precision_k": "share of the k labels with the highest score, no floor, that are among the classes of at least 1 %",
     "recall_k": "share of the classes of at least 1 % that are among these k labels",
+    "prompt_labels": "labels per prompt: the first top-k, without those that score below the weights' floor, the very first excepted",
+    "prompt_precision": "share of the labels in all prompts that are among the classes of at least 1 %",
     "teacher": "the teacher itself: on HR the ceiling (an image with fewer than k classes of at least 1 % keeps precision at k below 1), "
     "on damaged images, enlarged by bicubic interpolation, how far it agrees with itself",
     "margin": "agreement after minus before, image by image: mean and 95 % confidence interval (Student's t); clear when it lies above 0",
@@ -63,15 +65,27 @@ class Row:
     classes_present: int
 
 
-def summarise(rows: list[Row]) -> list[dict]:
-    """Mean figures per folder, model and source in the order of the rows; images where a figure is NaN do not count for it."""
+def summarise(rows: list[Row], prompt_labels: int = MOST_LABELS, floor: float = 0.0) -> list[dict]:
+    """Mean figures per folder, model and source in the order of the rows; images where a figure is NaN do not count for it.
+
+    Args:
+        prompt_labels: how many labels the prompt takes at most. floor: least score of a label in it, but for the first.
+
+    Returns:
+        One entry each, with `keeps`, and what prompts are made of: `prompt_labels` per image and `prompt_precision`, the share
+        of all of them that is present. The teacher has no scores, so it has neither.
+    """
     groups: dict[tuple[str, str, str], list[Row]] = {}
     for row in rows:
         groups.setdefault((row.group, row.source, row.model), []).append(row)
     summary = []
     for (group, source, model), mine in groups.items():
         means = {name: _mean([row.figures[name] for row in mine]) for name in mine[0].figures}
-        summary.append({"group": group, "source": source, "model": model, "images": len(mine), **means})
+        prompts = [] if model == "teacher" else [_prompt(row, prompt_labels, floor) for row in mine]
+        summary.append(
+            {"group": group, "source": source, "model": model, "images": len(mine), **means}
+            | {"prompt_labels": _mean([len(labels) for labels in prompts]), "prompt_precision": _share(prompts)}
+        )
     for entry in summary:
         rivals = ("teacher",) if entry["model"] == "teacher" else ("before", "after")
         best = max(
@@ -145,14 +159,7 @@ def labels_by_score(rows: list[Row], prompt_labels: int) -> list[dict]:
     table = []
     for floor, following in zip(FLOORS, [*FLOORS[1:], math.inf]):
         inside = [right for score, right in labels if floor <= score < following]
-        kept = [
-            [
-                right
-                for rank, (score, right) in enumerate(zip(row.scores[:prompt_labels], row.right))
-                if rank == 0 or score >= floor
-            ]
-            for row in damaged
-        ]
+        kept = [_prompt(row, prompt_labels, floor) for row in damaged]
         recalls = [sum(mine) / row.classes_present for mine, row in zip(kept, damaged) if row.classes_present]
         table.append(
             {
@@ -160,7 +167,7 @@ def labels_by_score(rows: list[Row], prompt_labels: int) -> list[dict]:
                 "labels": len(inside),
                 "right": sum(inside) / len(inside) if inside else None,
                 "kept": _mean([len(mine) for mine in kept]),
-                "precision": sum(map(sum, kept)) / sum(map(len, kept)) if kept else None,
+                "precision": _share(kept),
                 "recall": _mean(recalls),
                 "unsure": _mean([float(row.scores[0] < floor) for row in damaged]),
             }
@@ -172,12 +179,14 @@ def markdown(summary: list[dict], bars: list[dict], by_score: list[dict], prompt
     """The three tables as Markdown."""
     ranks = ", ".join(map(str, RANKS))
     lines = [
-        f"| folder | read | model | images | pixel agreement | sure pixels | mean IoU | keeps | P@{ranks} | R@{ranks} |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        f"| folder | read | model | images | pixel agreement | sure pixels | mean IoU | keeps | P@{ranks} | R@{ranks} "
+        "| labels in prompt | right |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for entry in summary:
         cells = [_cell(entry[name]) for name in ("agreement", "sure_agreement", "mean_iou", "keeps")]
         cells += [" ".join(_cell(entry[f"{kind}_{rank}"], 2) for rank in RANKS) for kind in ("precision", "recall")]
+        cells += [_cell(entry["prompt_labels"], 1), _cell(entry["prompt_precision"], 2)]
         place = [str(entry[name]) for name in ("group", "source", "model", "images")]
         lines.append(f"| {' | '.join([*place, *cells])} |")
     lines += ["", "| bar | folder | read | asked | figure | met |", "|---|---|---|---|---|---|"]
@@ -206,14 +215,14 @@ def write(output: Path, rows: list[Row], protocol: dict, models: dict[str, dict]
 
     Args:
         output: an existing folder.
-        protocol: what was read and how; holds prompt_labels.
+        protocol: what was read and how; holds prompt_labels and label_floor.
         models: what `sisrm.runtime.describe` says of each.
         versions: of the libraries.
 
     Returns:
         The content of summary.json: protocol, figures, bars, labels_by_score, reliability, definitions, models, versions.
     """
-    summary = summarise(rows)
+    summary = summarise(rows, protocol["prompt_labels"], protocol["label_floor"])
     bars = bars_of(rows, summary)
     by_score = labels_by_score(rows, protocol["prompt_labels"])
     panels = {}
@@ -247,6 +256,18 @@ def write(output: Path, rows: list[Row], protocol: dict, models: dict[str, dict]
 
 def _bar(name: str, figure: float | None, asked: float) -> dict:
     return {"bar": name, "asked": asked, "figure": figure, "met": figure is not None and figure >= asked}
+
+
+def _prompt(row: Row, count: int, floor: float) -> list[bool]:
+    """Of the labels that the prompt takes, the first always: whether each is present."""
+    pairs = zip(row.scores[:count], row.right)
+    return [right for rank, (score, right) in enumerate(pairs) if rank == 0 or score >= floor]
+
+
+def _share(prompts: list[list[bool]]) -> float | None:
+    """Of all labels in these prompts, those that are present; None without any."""
+    count = sum(map(len, prompts))
+    return sum(map(sum, prompts)) / count if count else None
 
 
 def _mean(values: list[float]) -> float | None:

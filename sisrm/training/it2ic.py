@@ -107,7 +107,7 @@ def condition_on(pipe: SISRMPipeline, lr: torch.Tensor, generator: torch.Generat
     prompts, regions = [], []
     for scores, classes in zip(distribution, class_map):
         top_k = int(torch.randint(1, 9, (), generator=generator))
-        labels = [] if without_sape else choose_labels(scores, top_k)
+        labels = [] if without_sape else choose_labels(scores, top_k, pipe.config.label_floor)
         indices = largest_classes(classes.cpu().numpy(), top_k) if without_sape else [label.index for label in labels]
         prompts.append("" if chance() else prompt_of(labels))
         regions.append(pipe.mff.region(classes, indices))

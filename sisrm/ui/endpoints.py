@@ -80,7 +80,7 @@ def add_endpoints(handlers: Handlers) -> None:
         inputs=[image, steps, guidance, top_k, mff, seed],
         outputs=[result, report],
         api_name="upscale",
-        api_description=f"Enlarge an image 4x. steps: {_range(STEPS)}; guidance_scale: {_range(GUIDANCE_SCALE)}; top_k, the number of "
+        api_description=f"Enlarge an image 4x. steps: {_range(STEPS)}; guidance_scale: {_range(GUIDANCE_SCALE)}; top_k, the most "
         f"labels in the prompt: {_range(TOP_K)}; mff, local control only in the labels' regions: true or false; seed: {_range(SEED)}, or "
         "null for a fresh one. Returns a PNG with the settings embedded, and a JSON report: settings, seed, labels with scores, prompt, "
         "regions, sizes, timings in seconds, preset.",
@@ -92,7 +92,7 @@ def add_endpoints(handlers: Handlers) -> None:
         outputs=[overlay, report],
         api_name="segment",
         api_visibility="undocumented",
-        api_description=f"Find what is in an image, without enlarging it. top_k, the number of labels: {_range(TOP_K)}. Returns the photo "
+        api_description=f"Find what is in an image, without enlarging it. top_k, the most labels: {_range(TOP_K)}. Returns the photo "
         "with its regions in colour as a PNG, and a JSON report: labels with scores, prompt, regions with colour and area share.",
         **common,
     )

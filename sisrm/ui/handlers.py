@@ -230,7 +230,7 @@ class Handlers:
 
         Args:
             photo: the picture, (h, w).
-            top_k: number of labels.
+            top_k: most labels.
             folder: an existing folder that gets the overlay.
 
         Raises:
@@ -250,6 +250,7 @@ class Handlers:
                     "name": label.name,
                     "index": label.index,
                     "score": None if label.score is None else round(label.score, 4),
+                    "unsure": label.unsure,
                 }
                 for label in output.labels[0]
             ],

@@ -40,6 +40,7 @@ def _chips(labels: list[Mapping[str, Any]], lang: str) -> str:
     for label in labels:
         score = label["score"]
         shown = text("given_label", lang) if score is None else f"{100 * score:.0f}%" if score >= 0.01 else "<1%"
+        shown += " " + text("unsure", lang) if label.get("unsure") else ""
         items.append(f'<li class="chip">{html.escape(label["name"])}<span>{html.escape(shown)}</span></li>')
     return f'<h3>{html.escape(text("prompt", lang))}</h3><ul class="chips">{"".join(items)}</ul>'
 
