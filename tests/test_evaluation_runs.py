@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from conftest import tiny_pipe
+from launching import environment, launched
 from PIL import Image
 from test_evaluation import textured
 
@@ -17,8 +18,6 @@ from sisrm.evaluation.pairs import PairFolder
 from sisrm.evaluation.parallel import Share
 from sisrm.evaluation.runner import evaluate
 from sisrm.evaluation.table import table_methods
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture
@@ -51,12 +50,6 @@ def run(pairs: PairFolder, output: Path, **options) -> list[str]:
     watched = Watched(pairs) if isinstance(pairs, Path) else pairs
     evaluate(watched, output, table_methods(peers={"peer": watched.folder / "peer"}), **options)
     return watched.read
-
-
-def environment() -> dict[str, str]:
-    """One thread and no GPU, so that processes side by side compute what one computes."""
-    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
 KILLED = """
@@ -147,9 +140,7 @@ def test_two_processes_give_what_one_gives(folder, tmp_path, capsys):
     tiny_pipe().save_pretrained(tmp_path / "tiny")
     arguments = ["evaluate", str(folder), "--preset", str(tmp_path / "tiny"), "--device", "cpu", "--metrics", "psnr_y"]
     arguments += ["--method", f"peer={folder / 'peer'}", "--ours", "one step:num_inference_steps=1", "--output"]
-    launch = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--multi_gpu"]
-    launch += ["--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
-    launch += ["--main_process_port", "0", "-m", "sisrm", "-v", *arguments, str(tmp_path / "two")]
+    launch = launched("-m", "sisrm", "-v", *arguments, tmp_path / "two")
     done = subprocess.run(launch, env=environment(), capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     assert cli.main([*arguments, str(tmp_path / "one")]) == 0

@@ -66,8 +66,10 @@ def shared(device: str | None = None) -> Iterator[Share]:
     if max(int(os.environ.get(name) or 1) for name in _COUNTS) == 1:
         yield Share()
         return
+    import torch
     from accelerate import PartialState
 
-    state = PartialState(cpu=device == "cpu", timeout=_PATIENCE)
+    # Without a GPU accelerate joins the processes only when it is told to use the CPU.
+    state = PartialState(cpu=device == "cpu" or not torch.cuda.is_available(), timeout=_PATIENCE)
     yield Share(state)
     state.destroy_process_group()

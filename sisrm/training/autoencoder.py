@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from sisrm.autoencoder import CompactAutoencoder
 from sisrm.training.data import CropSettings
 from sisrm.training.loop import Stage
+from sisrm.training.randomness import random_normal
 
 
 def gradient_l1(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -31,7 +32,7 @@ class AutoencoderStage(Stage):
         image = batch["hr"] * 2 - 1
         latents = self.vae.encode(image).latents
         # a little noise keeps the decoder smooth around the latents that diffusion will hand it
-        noise = torch.randn(latents.shape, generator=generator).to(latents) * 0.02
+        noise = random_normal(latents.shape, generator, latents).to(latents) * 0.02
         restored = self.vae.decode(latents + noise).sample
         pixels, edges = F.l1_loss(restored, image), gradient_l1(restored, image)
         return pixels + 0.5 * edges, {"psnr": -10 * float(F.mse_loss(restored.float(), image).detach().div(4).log10())}

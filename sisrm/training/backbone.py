@@ -12,9 +12,10 @@ import torch.nn.functional as F
 from sisrm.attention import is_segmentation_key
 from sisrm.pipeline import SISRMPipeline
 from sisrm.training.compact import clone_controlnet
-from sisrm.training.conditions import encode_hr, prompts_from_classes, random_normal
+from sisrm.training.conditions import encode_hr, prompts_from_classes
 from sisrm.training.data import CropSettings
 from sisrm.training.loop import Stage
+from sisrm.training.randomness import random_normal, random_uniform
 
 
 def diffusion_target(scheduler, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
@@ -46,7 +47,7 @@ class BackboneStage(Stage):
     def forward(self, batch: dict, role: str, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
         latents = encode_hr(self.pipe, batch["hr"])
         noise = random_normal(latents.shape, generator, latents)
-        timesteps = torch.randint(1000, (len(latents),), generator=generator).to(latents.device)
+        timesteps = (1000 * random_uniform((len(latents),), generator)).long().to(latents.device)
         scheduler = self.pipe.scheduler
         text = self.pipe.encode_prompt(prompts_from_classes(batch["classes"], generator))
         prediction = self.unet(scheduler.add_noise(latents, noise, timesteps), timesteps, text, return_dict=False)[0]

@@ -69,7 +69,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--steps", type=int, help="optimiser steps (default: by stage)")
     parser.add_argument("--minutes", type=float, help="end after this wall time; the learning rate falls accordingly")
-    parser.add_argument("--batch", type=int, help="images per step and process (default: by stage)")
+    parser.add_argument(
+        "--batch", type=int, help="images per optimiser step, of all processes together (default: by stage)"
+    )
+    parser.add_argument(
+        "--accumulation",
+        type=int,
+        default=1,
+        metavar="N",
+        help="work on a process's images in N parts, one after the other: less memory, the same step (default: 1)",
+    )
     parser.add_argument("--learning-rate", type=float, help="peak learning rate (default: by stage)")
     parser.add_argument(
         "--optimizer",
@@ -120,25 +129,41 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if not args.data:
         raise ParameterError("--data", args.data, "at least one shard or folder")
+    from sisrm.evaluation.parallel import shared
+
+    with shared() as share:
+        return _run_stage(args, output, share)
+
+
+def _run_stage(args: argparse.Namespace, output: Path, share) -> int:
+    """Run a stage in this process, one of those that `share` knows."""
+    import torch
+
     from sisrm.training.data import Photos
     from sisrm.training.loop import LoopSettings, train
 
     steps, batch, rate = DEFAULTS[args.stage]
-    source = start_folder(args.model, output, args.resume)
+    with share.main_first():
+        source = start_folder(args.model, output, args.resume, write=share.is_main)
     if args.stage == "labels" and args.head_only:
         from sisrm.training.label_head import refit
 
+        if not share.is_main:
+            return 0
         loss = refit(
             source, output / "model", Photos(args.data, tuple(args.exclude_sources)), args.crop or 384, args.seed
         )
         print(f"labels: cross-entropy {loss:.4g}")
         return 0
     photos = Photos(args.data, tuple(args.exclude_sources))
-    stage = build_stage(args, source, photos)
+    with torch.random.fork_rng():
+        torch.manual_seed(args.seed)
+        stage = build_stage(args, source, photos)
     settings = LoopSettings(
         output=str(output),
         steps=args.steps or steps,
         batch=args.batch or batch,
+        accumulation=args.accumulation,
         optimizer=args.optimizer or ("muon" if args.stage == "segmenter" else "adamw"),
         learning_rate=args.learning_rate or rate,
         minutes=args.minutes,
@@ -150,12 +175,18 @@ def run(args: argparse.Namespace) -> int:
         resume=args.resume,
     )
     figures = train(stage, photos, settings)
-    print(f"{args.stage}: " + ", ".join(f"{key} {value:.4g}" for key, value in figures.items()))
+    if share.is_main:
+        print(f"{args.stage}: " + ", ".join(f"{key} {value:.4g}" for key, value in figures.items()))
     return 0
 
 
-def start_folder(model: str, output: Path, resume: bool) -> Path:
-    """The folder to start from; OUTPUT/model gets a copy of it, in which the stage then replaces the components it trains."""
+def start_folder(model: str, output: Path, resume: bool, write: bool = True) -> Path:
+    """The folder to start from; OUTPUT/model gets a copy of it, in which the stage then replaces the components it trains.
+
+    Args:
+        model: a preset's name or a pipeline folder. output: the run folder. resume: OUTPUT/model is there already.
+        write: False where another process makes the copy.
+    """
     import torch
 
     from sisrm.pipeline import SISRMPipeline
@@ -164,7 +195,7 @@ def start_folder(model: str, output: Path, resume: bool) -> Path:
     source = PRESETS[model].location if model in PRESETS else Path(model)
     check_folder(source)
     target = output / "model"
-    if not resume and source.resolve() != target.resolve():
+    if write and not resume and source.resolve() != target.resolve():
         # saved anew rather than copied: a bundle's weights are split over several files, which would outlive their replacement
         SISRMPipeline.from_pretrained(str(source), local_files_only=True, dtype=torch.float32).save_pretrained(target)
     return source

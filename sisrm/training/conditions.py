@@ -1,4 +1,4 @@
-"""What the later stages share: prompts from class maps, SAPE's reading of LR crops, latents of HR crops, seeded noise."""
+"""What the later stages share: prompts from class maps, SAPE's reading of LR crops, latents of HR crops, random regions."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from sisrm.labels import CLASS_NAMES
 from sisrm.pipeline import SISRMPipeline
 from sisrm.sape import choose_labels, prompt_of, segmenter_input
 from sisrm.training.data import UNSURE
+from sisrm.training.randomness import generators_of, random_uniform
 
 
 def class_shares(classes: torch.Tensor, num_classes: int = len(CLASS_NAMES)) -> torch.Tensor:
@@ -32,23 +33,18 @@ def prompts_from_classes(
 ) -> list[str]:
     """A label prompt per crop: its largest classes, a random number of them; sometimes none, so that guidance has a meaning."""
     prompts = []
-    for weights in presence_targets(classes.cpu()):
-        count = int(torch.randint(1, most + 1, (), generator=generator))
-        dropped = float(torch.rand((), generator=generator)) < dropout
+    for own, weights in zip(generators_of(generator, len(classes)), presence_targets(classes.cpu())):
+        count = int(torch.randint(1, most + 1, (), generator=own))
+        dropped = float(torch.rand((), generator=own)) < dropout
         present = int((weights > 0).sum())
         prompts.append("" if dropped or not present else prompt_of(choose_labels(weights, min(count, present))))
     return prompts
 
 
-def random_normal(shape: torch.Size, generator: torch.Generator, like: torch.Tensor) -> torch.Tensor:
-    """Standard normal noise drawn on the CPU, so that a seed means the same everywhere."""
-    return torch.randn(shape, generator=generator).to(like.device)
-
-
 def random_region(size: tuple[int, int], count: int, generator: torch.Generator) -> torch.Tensor:
     """Smooth random regions M for training with MFF: (count, 1, *size), 0 or 1, covering a random share of the crop."""
-    coarse = torch.rand(count, 1, 4, 4, generator=generator)
-    share = torch.rand(count, 1, 1, 1, generator=generator)
+    coarse = random_uniform((count, 1, 4, 4), generator)
+    share = random_uniform((count, 1, 1, 1), generator)
     return (F.interpolate(coarse, size=size, mode="bicubic") < share).float()
 
 

@@ -18,11 +18,11 @@ from sisrm.color import wavelet_fix
 from sisrm.evaluation.teacher import Teacher, feature_distance, teacher_input
 from sisrm.pipeline import SCALE, SISRMPipeline, enlarge
 from sisrm.training.autoencoder import gradient_l1
-from sisrm.training.conditions import random_normal
 from sisrm.training.data import CropSettings
 from sisrm.training.discriminator import PatchDiscriminator
 from sisrm.training.it2ic import condition_on, draw_timesteps, it2ic_losses
 from sisrm.training.loop import Stage
+from sisrm.training.randomness import random_normal
 
 SHALLOW_MAPS = 8  # of the teacher's 18: stem and blocks down to an eighth of the size
 

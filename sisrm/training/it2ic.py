@@ -18,9 +18,10 @@ from sisrm.attention import is_segmentation_key
 from sisrm.pipeline import SISRMPipeline, largest_classes
 from sisrm.sape import choose_labels, prompt_of
 from sisrm.training.backbone import diffusion_target
-from sisrm.training.conditions import encode_hr, random_normal, random_region, read_semantics
+from sisrm.training.conditions import encode_hr, random_region, read_semantics
 from sisrm.training.data import CropSettings
 from sisrm.training.loop import Stage
+from sisrm.training.randomness import generators_of, random_normal, random_uniform
 from sisrm.training.sape import DEGRADATION_MIX
 
 
@@ -88,8 +89,8 @@ def draw_timesteps(
 ) -> torch.Tensor:
     """Random timesteps, mostly from the lower part of the schedule, where sampling from an estimate takes place."""
     total = pipe.scheduler.config.num_train_timesteps
-    low = torch.rand(count, generator=generator) < low_share
-    return (torch.rand(count, generator=generator) * total * low.float().mul(low_limit - 1).add(1)).long()
+    low = random_uniform((count,), generator) < low_share
+    return (random_uniform((count,), generator) * total * low.float().mul(low_limit - 1).add(1)).long()
 
 
 def condition_on(pipe: SISRMPipeline, lr: torch.Tensor, generator: torch.Generator, dropout: float):
@@ -99,17 +100,17 @@ def condition_on(pipe: SISRMPipeline, lr: torch.Tensor, generator: torch.Generat
     image by image. M is the region that inference would take in half of the batches, else a random one or absent (M = 1 everywhere).
     """
 
-    def chance() -> bool:
-        return float(torch.rand((), generator=generator)) < dropout
+    def chance(source: torch.Generator) -> bool:
+        return float(torch.rand((), generator=source)) < dropout
 
     mask_embedding, distribution, class_map = read_semantics(pipe, lr)
-    without_sape, without_sca = chance(), chance()
+    without_sape, without_sca = chance(generator), chance(generator)
     prompts, regions = [], []
-    for scores, classes in zip(distribution, class_map):
-        top_k = int(torch.randint(1, 9, (), generator=generator))
+    for own, scores, classes in zip(generators_of(generator, len(lr)), distribution, class_map):
+        top_k = int(torch.randint(1, 9, (), generator=own))
         labels = [] if without_sape else choose_labels(scores, top_k, pipe.config.label_floor)
         indices = largest_classes(classes.cpu().numpy(), top_k) if without_sape else [label.index for label in labels]
-        prompts.append("" if chance() else prompt_of(labels))
+        prompts.append("" if chance(own) else prompt_of(labels))
         regions.append(pipe.mff.region(classes, indices))
     tokens = None if without_sape or without_sca else pipe.sape.tokens(mask_embedding)
     kind = int(torch.randint(4, (), generator=generator))

@@ -10,7 +10,6 @@ import logging
 import math
 import shutil
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,9 +20,11 @@ from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from sisrm.errors import WeightsError
+from sisrm.errors import ParameterError, WeightsError
+from sisrm.training.batches import Batches
 from sisrm.training.data import Crops, CropSettings, Photos
 from sisrm.training.optimizers import build as build_optimizers
+from sisrm.training.randomness import StepGenerator
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +48,10 @@ class Stage(nn.Module):
         return 1.0
 
     def forward(self, batch: dict, role: str, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
-        """-> (loss to go down, figures for the log). All randomness comes from `generator` (CPU)."""
+        """-> (loss to go down, figures for the log). All randomness comes from `generator` (CPU), see `randomness`.
+
+        A loss that is a mean over samples is the same however a batch is split over processes and parts.
+        """
         raise NotImplementedError
 
     def save(self, folder: Path) -> None:
@@ -57,11 +61,14 @@ class Stage(nn.Module):
 
 @dataclass(frozen=True)
 class LoopSettings:
-    """`minutes`: when set, the learning rate falls to its floor over this wall time (or over `steps`, whichever ends first)."""
+    """batch: images per step, of all processes together. accumulation: each process works on its share in so many parts.
+    minutes: when set, the learning rate falls to its floor over this wall time (or over `steps`, whichever ends first).
+    warmup: steps in which it rises to the peak. final_rate: the floor as a share of the peak; 1 keeps it constant."""
 
     output: str
     steps: int = 10_000
     batch: int = 32
+    accumulation: int = 1
     optimizer: str = "adamw"
     learning_rate: float = 1e-4
     minutes: float | None = None
@@ -78,27 +85,14 @@ class LoopSettings:
     resume: bool = False
 
 
-class Batches:
-    """The sample numbers of each batch of this process, from `start_step` on."""
-
-    def __init__(self, settings: LoopSettings, start_step: int, process: int, processes: int):
-        self.settings, self.start, self.process, self.processes = settings, start_step, process, processes
-
-    def __iter__(self) -> Iterator[list[int]]:
-        size = self.settings.batch
-        for step in range(self.start, self.settings.steps):
-            first = (step * self.processes + self.process) * size
-            yield list(range(first, first + size))
-
-    def __len__(self) -> int:
-        return self.settings.steps - self.start
-
-
 def train(stage: Stage, photos: Photos, settings: LoopSettings) -> dict[str, float]:
     """Run `stage` to the end of its steps or minutes; -> the last smoothed figures. The trained components are in OUTPUT/model."""
+    if settings.accumulation > 1 and len(stage.roles) > 1:
+        raise ParameterError("--accumulation", settings.accumulation, f"1 for {stage.name}, whose roles take turns")
     output = Path(settings.output)
     accelerator = Accelerator(
         mixed_precision=settings.mixed_precision,
+        gradient_accumulation_steps=settings.accumulation,
         log_with="tensorboard",
         project_dir=str(output),
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
@@ -126,7 +120,14 @@ def train(stage: Stage, photos: Photos, settings: LoopSettings) -> dict[str, flo
         progress = load_checkpoint(accelerator, output)
     ema.to(accelerator.device)
 
-    batches = Batches(settings, progress["step"], accelerator.process_index, accelerator.num_processes)
+    batches = Batches(
+        settings.batch,
+        settings.steps,
+        progress["step"],
+        settings.accumulation,
+        accelerator.process_index,
+        accelerator.num_processes,
+    )
     loader = DataLoader(
         Crops(photos, stage.crops(), settings.seed),
         batch_sampler=batches,
@@ -143,59 +144,84 @@ def train(stage: Stage, photos: Photos, settings: LoopSettings) -> dict[str, flo
     )
     smoothed: dict[str, float] = {}
     started = last_checkpoint = time.monotonic()
-    seconds_before, step = progress["seconds"], progress["step"]
-    for step, batch in enumerate(loader, start=progress["step"]):
-        elapsed = seconds_before + time.monotonic() - started
+    finished = progress["step"]
+    samples = iter(loader)
+    for step in range(progress["step"], settings.steps):
+        elapsed = progress["seconds"] + time.monotonic() - started
         done = step / settings.steps
         if settings.minutes:
             done = max(done, elapsed / (60 * settings.minutes))
-            # every process must leave the loop at the same step, so the first one's clock decides
-            if bool(
-                accelerator.reduce(
-                    torch.tensor(float(done >= 1.0 and accelerator.is_main_process), device=accelerator.device)
-                )
-            ):
+            if of_main_process(accelerator, done >= 1.0):
                 break
         rate = settings.learning_rate * rate_factor(step, done, settings)
-        batch = {key: value.to(accelerator.device, non_blocking=True) for key, value in batch.items()}
-        generator = torch.Generator().manual_seed(hash((settings.seed, step, accelerator.process_index)) % 2**63)
+        parts = []
+        for _ in range(settings.accumulation):
+            batch = {key: value.to(accelerator.device, non_blocking=True) for key, value in next(samples).items()}
+            numbers = batch["index"].tolist()
+            parts.append((batch, StepGenerator(settings.seed, step, numbers), batches.weight(len(numbers))))
+        figures: dict[str, float] = {}
         for role in stage.roles:
             for optimizer in optimizers[role]:
                 for group in optimizer.param_groups:
                     group["lr"] = rate * stage.role_rate(role)
                 optimizer.zero_grad(set_to_none=True)
-            loss, figures = wrapped(batch, role, generator)
-            accelerator.backward(loss)
-            norm = torch.nn.utils.clip_grad_norm_(stage.role_parameters(role), settings.max_gradient)
-            if torch.isfinite(norm):
-                for optimizer in optimizers[role]:
-                    optimizer.step()
-            figures = {"loss": float(loss.detach()), "gradient": float(norm), **figures}
-            prefix = "" if role == stage.roles[0] else role + "_"
-            for key, value in figures.items():
-                old = smoothed.get(prefix + key, value)
-                smoothed[prefix + key] = old + 0.02 * (value - old) if math.isfinite(value) else old
+            found = {"loss": 0.0}
+            for batch, generator, weight in parts:
+                with accelerator.accumulate(wrapped):
+                    loss, more = wrapped(batch, role, generator)
+                    accelerator.backward(loss * weight)
+                for key, value in {"loss": float(loss.detach()), **more}.items():
+                    found[key] = found.get(key, 0.0) + value * weight / len(parts)
+            found["gradient"] = move(accelerator, stage.role_parameters(role), optimizers[role], settings.max_gradient)
+            figures |= {key if role == stage.roles[0] else f"{role}_{key}": value for key, value in found.items()}
+        for key, value in figures.items():
+            old = smoothed.get(key, value)
+            smoothed[key] = old + 0.02 * (value - old) if math.isfinite(value) else old
         ema.step(averaged)
+        finished = step + 1
         bar.update()
         if step % 20 == 0:
-            speed = (
-                (step + 1 - progress["step"])
-                * settings.batch
-                * accelerator.num_processes
-                / (time.monotonic() - started)
-            )
+            speed = (finished - progress["step"]) * settings.batch / (time.monotonic() - started)
+            shown = of_all_processes(accelerator, smoothed)
             bar.set_postfix(
-                {"images/s": f"{speed:.1f}", **{key: f"{value:.4g}" for key, value in smoothed.items()}}, refresh=False
+                {"images/s": f"{speed:.1f}", **{key: f"{value:.4g}" for key, value in shown.items()}}, refresh=False
             )
-            accelerator.log({**smoothed, "images_per_second": speed, "learning_rate": rate}, step=step)
-        if time.monotonic() - last_checkpoint > 60 * settings.checkpoint_minutes:
-            save_checkpoint(accelerator, stage, ema, averaged, output, settings, step + 1, elapsed)
+            accelerator.log({**shown, "images_per_second": speed, "learning_rate": rate}, step=step)
+        due = time.monotonic() - last_checkpoint > 60 * settings.checkpoint_minutes
+        if of_main_process(accelerator, due):
+            save_checkpoint(accelerator, stage, ema, averaged, output, settings, finished, elapsed)
             last_checkpoint = time.monotonic()
     bar.close()
-    elapsed = seconds_before + time.monotonic() - started
-    save_checkpoint(accelerator, stage, ema, averaged, output, settings, step + 1, elapsed)
+    elapsed = progress["seconds"] + time.monotonic() - started
+    save_checkpoint(accelerator, stage, ema, averaged, output, settings, finished, elapsed)
+    smoothed = of_all_processes(accelerator, smoothed)
     accelerator.end_training()
     return smoothed
+
+
+def move(accelerator, parameters: list[nn.Parameter], optimizers: list, max_gradient: float) -> float:
+    """Clip the gradients of one role and take its optimisers' step, unless they are not finite; -> their norm before."""
+    accelerator.unscale_gradients(optimizers)
+    norm = torch.nn.utils.clip_grad_norm_(parameters, max_gradient)
+    # A gradient scaler passes over such a step by itself, and must be asked, or it never scales less.
+    if accelerator.scaler is not None or torch.isfinite(norm):
+        for optimizer in optimizers:
+            optimizer.step()
+    return float(norm)
+
+
+def of_main_process(accelerator, decision: bool) -> bool:
+    """What the main process decided, in every process: clocks differ, and all must do the same at the same step."""
+    if accelerator.num_processes == 1:
+        return decision
+    mine = torch.tensor(float(decision and accelerator.is_main_process), device=accelerator.device)
+    return bool(accelerator.reduce(mine))
+
+
+def of_all_processes(accelerator, figures: dict[str, float]) -> dict[str, float]:
+    """The mean of each figure over the processes."""
+    values = torch.tensor(list(figures.values()), device=accelerator.device)
+    return dict(zip(figures, accelerator.reduce(values, "mean").tolist()))
 
 
 def rate_factor(step: int, done: float, settings: LoopSettings) -> float:
@@ -211,6 +237,7 @@ def save_checkpoint(
     accelerator.wait_for_everyone()
     fresh = output / "checkpoint.new"
     accelerator.save_state(str(fresh))
+    accelerator.wait_for_everyone()  # each process writes a file of its own there
     if accelerator.is_main_process:
         state = {"step": step, "seconds": seconds, "stage": stage.name, "settings": asdict(settings)}
         (fresh / "progress.json").write_text(json.dumps(state, indent=1))

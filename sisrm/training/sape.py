@@ -11,7 +11,6 @@ import copy
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
@@ -35,6 +34,12 @@ def class_probabilities(segmenter: nn.Module, image: torch.Tensor, side: int) ->
 def cross_entropy(logits: torch.Tensor, distribution: torch.Tensor) -> torch.Tensor:
     """Cross-entropy against a distribution over classes; mean over the batch."""
     return -(distribution * logits.log_softmax(-1)).sum(-1).mean()
+
+
+def scale_free_error(given: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """L_r: the mean squared error of each sample over the variance of what was wanted of it; mean over the batch."""
+    errors = (given - wanted).square().flatten(1).mean(1)
+    return (errors / wanted.flatten(1).var(1).clamp(min=1e-6)).mean()
 
 
 class LabelsStage(Stage):
@@ -94,9 +99,7 @@ class SapeStage(Stage):
             wanted_mask, wanted_logits = self.teacher_sape(wanted_probabilities)
         probabilities = class_probabilities(self.segmenter, batch["lr"], self.side)
         mask, logits = self.sape(probabilities)
-        likeness = F.mse_loss(mask.float(), wanted_mask.float()) / wanted_mask.float().var().clamp(
-            min=1e-6
-        )  # scale-free L_r
+        likeness = scale_free_error(mask.float(), wanted_mask.float())
         agreement = cross_entropy(logits.float(), wanted_logits.float().softmax(-1))
         same = (probabilities.argmax(1) == wanted_probabilities.argmax(1)).float().mean()
         return likeness + self.balance * agreement, {"mask": float(likeness.detach()), "same_class": float(same)}
