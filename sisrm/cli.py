@@ -131,13 +131,16 @@ examples:
 
 TRAIN = """\
 Train one stage of the model on photos of your own. A stage starts from a pipeline folder (--model) and writes another one
-to DIR/model, which the other commands take as --preset and the next stage as --model.
+to DIR/model, which the other commands take as --preset and the next stage as --model. With `accelerate launch` the same
+command takes the same steps on any number of GPUs.
 
 examples:
   python -m sisrm train init --output runs/init
   python -m sisrm train autoencoder --data shards/ --output runs/autoencoder --model runs/init
   python -m sisrm train it2ic --data photos/ --output runs/it2ic --model runs/backbone/model --resume
   accelerate launch --multi_gpu -m sisrm train it2ic --data shards/ --output runs/it2ic --model runs/backbone/model
+  accelerate launch --multi_gpu -m sisrm train sape --preset sd --data DIV2K_train_HR/ --output runs/sape
+  python -m sisrm train publish --trained-only --model runs/it2ic/model --output trained
 """
 
 

@@ -173,3 +173,24 @@ def trained_weights(sd_parts, tmp_path):
                 value.add_(0.1)
     save_trained(pipe, tmp_path / "trained")
     return pipe, tmp_path / "trained"
+
+
+@pytest.fixture
+def sd(sd_parts, tmp_path, monkeypatch):
+    """The `sd` preset with the tiny parts in the hub's place."""
+    from public_layouts import write_lora
+
+    from sisrm import presets, public_parts
+
+    write_lora(tmp_path / "lora")
+    folders = {
+        "stable_diffusion": sd_parts.stable_diffusion,
+        "controlnet": sd_parts.controlnet,
+        "segmenter": sd_parts.segmenter,
+    }
+    by_part = {public_parts.PINS[name]: folder for name, folder in folders.items()}
+    by_part[public_parts.PINS["lcm_lora"]] = tmp_path / "lora"
+    monkeypatch.setattr(presets, "fetch", by_part.__getitem__)
+    monkeypatch.setattr(presets.constants, "HF_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(presets, "BUNDLED", sd_parts.sape.parent)
+    return tmp_path

@@ -23,23 +23,6 @@ from sisrm.runtime import describe
 from sisrm.unet import SegmentationUNet
 
 
-@pytest.fixture
-def sd(sd_parts, tmp_path, monkeypatch):
-    """The `sd` preset with the tiny parts in the hub's place."""
-    write_lora(tmp_path / "lora")
-    folders = {
-        "stable_diffusion": sd_parts.stable_diffusion,
-        "controlnet": sd_parts.controlnet,
-        "segmenter": sd_parts.segmenter,
-    }
-    by_part = {public_parts.PINS[name]: folder for name, folder in folders.items()}
-    by_part[public_parts.PINS["lcm_lora"]] = tmp_path / "lora"
-    monkeypatch.setattr(presets, "fetch", by_part.__getitem__)
-    monkeypatch.setattr(presets.constants, "HF_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(presets, "BUNDLED", sd_parts.sape.parent)
-    return tmp_path
-
-
 def test_the_preset_assembles_once_and_loads(sd, photo, monkeypatch):
     assert presets.ready_presets() == ["compact"] or not presets.PRESETS["sd"].ready()
     pipe = load_pipeline("sd", device="cpu", dtype=torch.float32)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import copy
 import io
 import json
@@ -15,13 +14,13 @@ from conftest import tiny_pipe
 from PIL import Image
 from safetensors.torch import load_file
 
+from sisrm import cli
 from sisrm.controlnet import SegmentationControlNet
 from sisrm.errors import ParameterError, WeightsError
 from sisrm.evaluation.teacher import Teacher
 from sisrm.pipeline import SISRMPipeline
 from sisrm.training.autoencoder import AutoencoderStage
 from sisrm.training.backbone import BackboneStage, diffusion_target
-from sisrm.training.command import run
 from sisrm.training.compact import build_compact, label_tokenizer
 from sisrm.training.conditions import class_shares, presence_targets, prompts_from_classes, random_region
 from sisrm.training.data import UNSURE, Crops, CropSettings, Photos
@@ -263,8 +262,7 @@ def test_publishing_halves_the_weights_and_keeps_other_files(tmp_path):
     tiny_pipe().save_pretrained(tmp_path / "run")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "README.md").write_text("card")
-    options = argparse.Namespace(stage="publish", model=str(tmp_path / "run"), output=str(tmp_path / "out"))
-    assert run(options) == 0
+    assert cli.main(["train", "publish", "--model", str(tmp_path / "run"), "--output", str(tmp_path / "out")]) == 0
     published = SISRMPipeline.from_pretrained(tmp_path / "out")
     assert (tmp_path / "out" / "README.md").read_text() == "card"
     assert published.defaults == tiny_pipe().defaults

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from sisrm.errors import ParameterError
 from sisrm.training.optimizers import OPTIMIZERS
+from sisrm.training.recipes import RECIPES, Recipe, recipe_of, table
 
 STAGES = {
     "init": "write a compact pipeline folder with random weights",
@@ -25,29 +26,19 @@ STAGES = {
     "publish": "write a trained pipeline folder in half precision, as it is bundled",
 }
 
-# steps, batch, learning rate: what one GPU or a patient CPU would use; the model card says what the bundled weights used
-DEFAULTS = {
-    "autoencoder": (20_000, 16, 5e-4),
-    "segmenter": (40_000, 16, 1e-3),
-    "labels": (2_000, 16, 3e-3),
-    "sape": (10_000, 32, 1e-4),
-    "backbone": (40_000, 32, 3e-4),
-    "it2ic": (60_000, 16, 3e-4),
-    "finishing": (40_000, 8, 1e-4),
-}
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `train`."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = "stages, in order:\n" + "\n".join(f"  {name:12} {text}" for name, text in STAGES.items())
+    parser.epilog += "\n\n" + table()
     parser.add_argument("stage", choices=list(STAGES), metavar="STAGE", help="one of " + ", ".join(STAGES))
     parser.add_argument(
         "--data",
         nargs="+",
         default=[],
         metavar="PATH",
-        help="WebDataset shards (.tar), folders of shards, or folders of photos",
+        help="WebDataset shards (.tar), folders of shards, or folders of photos, such as DIV2K's or LSDIR's",
     )
     parser.add_argument(
         "--output",
@@ -56,10 +47,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="run folder: DIR/model (a pipeline folder), DIR/checkpoint, DIR/logs",
     )
     parser.add_argument(
+        "--preset",
+        choices=list(RECIPES),
+        help="whose settings are the defaults (below), and the pipeline to start from without --model (default: compact)",
+    )
+    parser.add_argument(
         "--model",
-        default="compact",
         metavar="NAME|DIR",
-        help="pipeline to start from (default: compact, the bundled one)",
+        help="pipeline to start from: a preset's name, or a pipeline folder such as RUN/model of the stage before",
     )
     parser.add_argument(
         "--resume", action="store_true", help="go on from DIR/checkpoint, with the same samples as an unbroken run"
@@ -67,10 +62,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--teacher", metavar="PATH", help="folder with teacher.safetensors: for segmenter and finishing"
     )
-    parser.add_argument("--steps", type=int, help="optimiser steps (default: by stage)")
+    parser.add_argument("--steps", type=int, help="optimiser steps (default: see below)")
     parser.add_argument("--minutes", type=float, help="end after this wall time; the learning rate falls accordingly")
     parser.add_argument(
-        "--batch", type=int, help="images per optimiser step, of all processes together (default: by stage)"
+        "--batch", type=int, help="images per optimiser step, of all processes together (default: see below)"
     )
     parser.add_argument(
         "--accumulation",
@@ -79,20 +74,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="work on a process's images in N parts, one after the other: less memory, the same step (default: 1)",
     )
-    parser.add_argument("--learning-rate", type=float, help="peak learning rate (default: by stage)")
+    parser.add_argument("--learning-rate", type=float, help="peak learning rate (default: see below)")
     parser.add_argument(
         "--optimizer",
         choices=OPTIMIZERS,
-        help="muon moves the linear layers by orthogonal steps (default: muon for segmenter, adamw for all others)",
+        help="muon moves the linear layers by orthogonal steps; adam8bit is AdamW with its state in 8 bits, which needs the "
+        "package bitsandbytes (default: see below)",
     )
-    parser.add_argument("--crop", type=int, help="crop side in HR pixels (default: by stage)")
+    parser.add_argument("--crop", type=int, help="crop side in HR pixels (default: see below)")
     parser.add_argument(
         "--ema", type=float, default=0.999, help="decay of the weights' running average (default: 0.999)"
     )
     parser.add_argument(
         "--freeze-unet",
         action="store_true",
-        help="it2ic: train SCA, ControlNet and image encoder only, as in the paper",
+        help="it2ic: train SCA, ControlNet and image encoder only, as in the paper and always with --preset sd",
     )
     parser.add_argument("--head-only", action="store_true", help="labels: refit the label generator alone, E_m stays")
     parser.add_argument("--adversarial", type=float, help="finishing: weight of the discriminator (0: none)")
@@ -107,9 +103,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--mixed-precision", default="no", choices=["no", "bf16", "fp16"], help="autocast precision (default: no)"
     )
+    parser.add_argument(
+        "--gradient-checkpointing",
+        action="store_true",
+        help="sape, it2ic: compute activations again on the way back instead of keeping them; less memory, more time",
+    )
+    parser.add_argument(
+        "--trained-only",
+        action="store_true",
+        help="publish: only what SISRM trained on public parts, as SISRM_WEIGHTS reads it (--preset sd)",
+    )
     parser.add_argument("--workers", type=int, default=1, help="processes that prepare samples (default: 1)")
     parser.add_argument(
-        "--checkpoint-minutes", type=float, default=4.0, help="minutes between checkpoints (default: 4)"
+        "--checkpoint-minutes", type=float, help="minutes between checkpoints (default: 4; 30 with --preset sd)"
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of samples, noise and initial weights (default: 0)")
 
@@ -117,34 +123,43 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run one stage; -> exit status. Raises ParameterError or WeightsError for arguments that cannot work."""
     output = Path(args.output)
+    preset = args.preset or (args.model if args.model in RECIPES else "compact")
+    model = args.model or preset
     if args.stage == "init":
         from sisrm.training.compact import initialise
 
         initialise(output, args.seed)
         return 0
     if args.stage == "publish":
-        from sisrm.training.compact import publish
+        from sisrm.training.publishing import publish, publish_trained
 
-        publish(args.model, output)
+        if args.trained_only:
+            print("publish: " + ", ".join(publish_trained(model, output)))
+        else:
+            publish(model, output)
         return 0
+    recipe = recipe_of(preset, args.stage)
     if not args.data:
         raise ParameterError("--data", args.data, "at least one shard or folder")
     from sisrm.evaluation.parallel import shared
 
     with shared() as share:
-        return _run_stage(args, output, share)
+        return _run_stage(args, model, recipe, share)
 
 
-def _run_stage(args: argparse.Namespace, output: Path, share) -> int:
+def _run_stage(args: argparse.Namespace, model: str, recipe: Recipe, share) -> int:
     """Run a stage in this process, one of those that `share` knows."""
     import torch
 
     from sisrm.training.data import Photos
     from sisrm.training.loop import LoopSettings, train
 
-    steps, batch, rate = DEFAULTS[args.stage]
+    output = Path(args.output)
+    optimizer = args.optimizer or recipe.optimizer
+    if optimizer == "muon" and args.mixed_precision == "fp16":
+        raise ParameterError("--mixed-precision", "fp16", "bf16 or no with muon, whose two optimisers share no scale")
     with share.main_first():
-        source = start_folder(args.model, output, args.resume, write=share.is_main)
+        source = start_folder(model, output, args.resume, write=share.is_main)
     if args.stage == "labels" and args.head_only:
         from sisrm.training.label_head import refit
 
@@ -158,19 +173,21 @@ def _run_stage(args: argparse.Namespace, output: Path, share) -> int:
     photos = Photos(args.data, tuple(args.exclude_sources))
     with torch.random.fork_rng():
         torch.manual_seed(args.seed)
-        stage = build_stage(args, source, photos)
+        stage = build_stage(args, source, photos, recipe)
     settings = LoopSettings(
         output=str(output),
-        steps=args.steps or steps,
-        batch=args.batch or batch,
+        steps=args.steps or recipe.steps,
+        batch=args.batch or recipe.batch,
         accumulation=args.accumulation,
-        optimizer=args.optimizer or ("muon" if args.stage == "segmenter" else "adamw"),
-        learning_rate=args.learning_rate or rate,
+        optimizer=optimizer,
+        learning_rate=args.learning_rate or recipe.learning_rate,
+        warmup=recipe.warmup,
+        final_rate=recipe.final_rate,
         minutes=args.minutes,
         ema_decay=args.ema,
         seed=args.seed,
         workers=args.workers,
-        checkpoint_minutes=args.checkpoint_minutes,
+        checkpoint_minutes=recipe.checkpoint_minutes if args.checkpoint_minutes is None else args.checkpoint_minutes,
         mixed_precision=args.mixed_precision,
         resume=args.resume,
     )
@@ -192,7 +209,7 @@ def start_folder(model: str, output: Path, resume: bool, write: bool = True) -> 
     from sisrm.pipeline import SISRMPipeline
     from sisrm.presets import PRESETS, check_folder
 
-    source = PRESETS[model].location if model in PRESETS else Path(model)
+    source = PRESETS[model].folder() if model in PRESETS else Path(model)
     check_folder(source)
     target = output / "model"
     if write and not resume and source.resolve() != target.resolve():
@@ -201,8 +218,18 @@ def start_folder(model: str, output: Path, resume: bool, write: bool = True) -> 
     return source
 
 
-def build_stage(args: argparse.Namespace, source: Path, photos):
-    """The stage's networks from a pipeline folder, in float32."""
+def build_stage(args: argparse.Namespace, source: Path, photos, recipe: Recipe):
+    """The stage's networks from a pipeline folder, in float32, with gradient checkpointing where that was asked for.
+
+    Raises ParameterError for a recipe that is for another kind of pipeline.
+    """
+    stage = _build_stage(args, source, photos, recipe)
+    if args.gradient_checkpointing:
+        stage.checkpoint_gradients()
+    return stage
+
+
+def _build_stage(args: argparse.Namespace, source: Path, photos, recipe: Recipe):
     import torch
 
     from sisrm.evaluation.teacher import load_teacher
@@ -216,8 +243,12 @@ def build_stage(args: argparse.Namespace, source: Path, photos):
     from sisrm.training.teacher_answers import TeacherAnswers
 
     pipe = SISRMPipeline.from_pretrained(str(source), use_safetensors=True, local_files_only=True, dtype=torch.float32)
+    if recipe.public_parts != (pipe.image_encoder is None):
+        kinds = "sd for a pipeline that stands on Stable Diffusion's parts, compact for one with an image encoder"
+        raise ParameterError("--preset", "sd" if recipe.public_parts else "compact", kinds)
     teacher = load_teacher(args.teacher) if args.teacher else None
-    options = {"crop": args.crop} if args.crop else {}
+    crop = args.crop or recipe.crop
+    options = {**recipe.options, **({"crop": crop} if crop else {})}
     match args.stage:
         case "autoencoder":
             return AutoencoderStage(pipe.vae, **options)
@@ -230,7 +261,7 @@ def build_stage(args: argparse.Namespace, source: Path, photos):
         case "backbone":
             return BackboneStage(pipe, **options)
         case "it2ic":
-            return It2icStage(pipe, train_unet=not args.freeze_unet, **options)
+            return It2icStage(pipe, **options | ({"train_unet": False} if args.freeze_unet else {}))
     if args.features is not None:
         options["feature_weight"] = args.features
     if args.adversarial is not None:

@@ -5,7 +5,6 @@ After this the architecture lives in the folder's `config.json` files; nothing e
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
@@ -30,14 +29,11 @@ from sisrm.image_encoder import ImageEncoder
 from sisrm.labels import CLASS_NAMES
 from sisrm.mff import MaskFeatureFusion
 from sisrm.pipeline import SISRMPipeline
-from sisrm.presets import load_pipeline
 from sisrm.sape import SAPE
 from sisrm.unet import SegmentationUNet
-from sisrm.weights import write_checksums
 
 PROMPT_LENGTH = 32  # tokens: ten labels of two words and their commas fit
 TEXT_WIDTH = 128
-LARGEST_FILE = "8MB"  # a repository takes files below 9 MB without large-file storage
 
 
 def label_tokenizer() -> PreTrainedTokenizerFast:
@@ -132,20 +128,3 @@ def clone_controlnet(unet: SegmentationUNet) -> SegmentationControlNet:
 def initialise(output: Path, seed: int = 0) -> None:
     """Write a fresh compact pipeline folder."""
     build_compact(seed).save_pretrained(output)
-
-
-def publish(model: str, output: Path) -> None:
-    """Write the components of a pipeline folder or preset in float16 into `output`, in files of at most `LARGEST_FILE`, with checksums.
-
-    Weights that lie there already are replaced; other files, such as the model card, stay.
-    """
-    pipe = load_pipeline(model, device="cpu", dtype=torch.float32)
-    pipe.to(torch.float16)
-    for stale in [*output.glob("*/*.safetensors"), *output.glob("*/*.safetensors.index.json")]:
-        stale.unlink()
-    pipe.save_pretrained(output, safe_serialization=True, max_shard_size=LARGEST_FILE)
-    for config in [output / "model_index.json", *output.glob("*/config.json")]:
-        values = json.loads(config.read_text())
-        values.pop("_name_or_path", None)  # where the weights lay while they were trained is nobody's business
-        config.write_text(json.dumps(values, indent=2) + "\n")
-    write_checksums(output)

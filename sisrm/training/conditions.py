@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from diffusers.models.modeling_outputs import AutoencoderKLOutput
 
 from sisrm.labels import CLASS_NAMES
 from sisrm.pipeline import SISRMPipeline
@@ -50,8 +51,10 @@ def random_region(size: tuple[int, int], count: int, generator: torch.Generator)
 
 @torch.no_grad()
 def encode_hr(pipe: SISRMPipeline, hr: torch.Tensor) -> torch.Tensor:
-    """HR crops in [0, 1] -> scaled latents, float32."""
-    return pipe.vae.encode(hr * 2 - 1).latents.float() * pipe.vae.config.scaling_factor
+    """HR crops in [0, 1] -> scaled latents, float32; of Stable Diffusion's distribution, which is narrow, the mean."""
+    encoded = pipe.vae.encode(hr * 2 - 1)
+    latents = encoded.latent_dist.mode() if isinstance(encoded, AutoencoderKLOutput) else encoded.latents
+    return latents.float() * pipe.vae.config.scaling_factor
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from sisrm.attention import is_segmentation_key
-from sisrm.pipeline import SISRMPipeline, largest_classes
+from sisrm.pipeline import SISRMPipeline, enlarge, largest_classes
 from sisrm.sape import choose_labels, prompt_of
 from sisrm.training.backbone import diffusion_target
 from sisrm.training.conditions import encode_hr, random_region, read_semantics
@@ -27,7 +27,11 @@ from sisrm.training.sape import DEGRADATION_MIX
 
 class It2icStage(Stage):
     """Args: estimate_weight: of the L1 between estimated and true latents; low_share: share of samples with timesteps in the lower
-    part of the schedule, where sampling from an estimate takes place; low_limit: where that part ends (share of T)."""
+    part of the schedule, where sampling from an estimate takes place; low_limit: where that part ends (share of T); scale,
+    degradations: of the crops, see `CropSettings`.
+
+    A pipeline without an image encoder component has the ControlNet's conditioning embedding in its place (eq 4): it reads the enlarged
+    LR image, trains with the ControlNet, and there is no estimate to learn."""
 
     name = "it2ic"
 
@@ -40,48 +44,61 @@ class It2icStage(Stage):
         low_share: float = 0.7,
         low_limit: float = 0.4,
         dropout: float = 0.1,
+        scale: tuple[float, float] = (0.5, 1.0),
+        degradations: tuple[tuple[str, float], ...] = DEGRADATION_MIX,
     ):
         super().__init__()
+        self.scale, self.degradations = scale, degradations
         self.pipe, self.crop, self.dropout = pipe, crop, dropout
         self.estimate_weight, self.low_share, self.low_limit = estimate_weight, low_share, low_limit
         self.vae, self.text_encoder = pipe.vae.requires_grad_(False), pipe.text_encoder.requires_grad_(False)
         self.segmenter, self.sape = pipe.segmenter.requires_grad_(False).eval(), pipe.sape.requires_grad_(False)
         self.sape.token_projection.requires_grad_(True)
         self.sape.token_position.requires_grad_(True)
-        self.image_encoder = pipe.image_encoder.requires_grad_(True).train()
+        self.image_encoder = pipe.image_encoder
+        if self.image_encoder is not None:
+            self.image_encoder.requires_grad_(True).train()
         self.controlnet = pipe.controlnet.requires_grad_(True).train()
         self.unet = pipe.unet.train()
         for key, parameter in self.unet.named_parameters():
             parameter.requires_grad_(train_unet or is_segmentation_key(key))
 
     def crops(self) -> CropSettings:
-        return CropSettings(crop=self.crop, scale=(0.5, 1.0), degradations=DEGRADATION_MIX)
+        return CropSettings(crop=self.crop, scale=self.scale, degradations=self.degradations)
+
+    def checkpoint_gradients(self) -> None:
+        self.unet.enable_gradient_checkpointing()
+        self.controlnet.enable_gradient_checkpointing()
 
     def forward(self, batch: dict, role: str, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
         timesteps = draw_timesteps(len(batch["hr"]), self.pipe, generator, self.low_share, self.low_limit)
         diffusion, restoration = it2ic_losses(self.pipe, batch, timesteps, generator, self.dropout)
-        figures = {"diffusion": float(diffusion.detach()), "estimate": float(restoration.detach())}
+        figures = {"diffusion": float(diffusion.detach())}
+        if self.image_encoder is not None:
+            figures["estimate"] = float(restoration.detach())
         return diffusion + self.estimate_weight * restoration, figures
 
     def save(self, folder: Path) -> None:
         for name in ("unet", "controlnet", "image_encoder", "sape"):
-            getattr(self, name).save_pretrained(folder / name)
+            if getattr(self, name) is not None:
+                getattr(self, name).save_pretrained(folder / name)
 
 
 def it2ic_losses(
     pipe: SISRMPipeline, batch: dict, timesteps: torch.Tensor, generator: torch.Generator, dropout: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(eq 9 on a batch of pairs, L1 of the image encoder's latent estimate)."""
+    """(eq 9 on a batch of pairs, L1 of the image encoder's latent estimate; 0 where there is no such component)."""
     hr, lr = batch["hr"], batch["lr"]
     latents = encode_hr(pipe, hr)
     tokens, prompt, mask = condition_on(pipe, lr, generator, dropout)
-    encoding = pipe.encode_image(lr)
+    encoding = None if pipe.image_encoder is None else pipe.encode_image(lr)
+    condition = enlarge(lr) if encoding is None else encoding.condition
     noise = random_normal(latents.shape, generator, latents)
     timesteps = timesteps.to(latents.device)
     noisy = pipe.scheduler.add_noise(latents, noise, timesteps)
-    prediction = pipe.denoise(noisy, timesteps, pipe.encode_prompt(prompt), tokens, encoding.condition, mask)
+    prediction = pipe.denoise(noisy, timesteps, pipe.encode_prompt(prompt), tokens, condition, mask)
     diffusion = F.mse_loss(prediction, diffusion_target(pipe.scheduler, latents, noise, timesteps))
-    return diffusion, F.l1_loss(encoding.latents, latents)
+    return diffusion, diffusion.new_zeros(()) if encoding is None else F.l1_loss(encoding.latents, latents)
 
 
 def draw_timesteps(

@@ -47,6 +47,10 @@ class Stage(nn.Module):
         """This role's learning rate as a multiple of the setting."""
         return 1.0
 
+    def checkpoint_gradients(self) -> None:
+        """Keep fewer activations and compute them again on the way back. Raises ParameterError where that is not built in."""
+        raise ParameterError("--gradient-checkpointing", self.name, "the stages sape and it2ic")
+
     def forward(self, batch: dict, role: str, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
         """-> (loss to go down, figures for the log). All randomness comes from `generator` (CPU), see `randomness`.
 

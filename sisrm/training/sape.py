@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from sisrm.pipeline import SEGMENTER_SIDE, SISRMPipeline
 from sisrm.sape import segmenter_input
@@ -71,7 +72,8 @@ class LabelsStage(Stage):
 
 
 class SapeStage(Stage):
-    """Eq 6. Args: balance: lambda; rank: of LoRA on SegFormer's attention and decode head and on the mask encoder."""
+    """Eq 6. Args: balance: lambda; rank: of LoRA on SegFormer's attention and decode head, on mask encoder and label generator;
+    scale, degradations: of the crops, see `CropSettings`."""
 
     name = "sape"
 
@@ -82,6 +84,8 @@ class SapeStage(Stage):
         side: int = SEGMENTER_SIDE,
         balance: float = 0.1,
         rank: int = LORA_RANK,
+        scale: tuple[float, float] = (0.7, 1.0),
+        degradations: tuple[tuple[str, float], ...] = DEGRADATION_MIX,
     ):
         super().__init__()
         self.teacher_segmenter = copy.deepcopy(pipe.segmenter).requires_grad_(False).eval()
@@ -89,9 +93,18 @@ class SapeStage(Stage):
         self.segmenter = with_lora(pipe.segmenter, SEGMENTER_LAYERS, rank)
         self.sape = with_lora(pipe.sape, SAPE_LAYERS, rank)
         self.crop, self.side, self.balance = crop, side, balance
+        self.scale, self.degradations = scale, degradations
 
     def crops(self) -> CropSettings:
-        return CropSettings(crop=self.crop, scale=(0.7, 1.0), degradations=DEGRADATION_MIX)
+        return CropSettings(crop=self.crop, scale=self.scale, degradations=self.degradations)
+
+    def checkpoint_gradients(self) -> None:
+        segmenter = self.segmenter.get_base_model()
+        segmenter.gradient_checkpointing_enable({"use_reentrant": False})
+        # transformers asks each layer whether it is being trained; what is inside, which has dropout, stays as it is
+        for layer in segmenter.modules():
+            if isinstance(layer, GradientCheckpointingLayer):
+                layer.training = True
 
     def forward(self, batch: dict, role: str, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
         with torch.no_grad():
