@@ -26,6 +26,7 @@ from PIL import Image
 from sisrm.assembly import Parts, assemble
 from sisrm.attention import SEGMENTATION_TOKENS
 from sisrm.checks import require_integer, require_number
+from sisrm.class_map import class_map_of, largest_classes
 from sisrm.color import adain_fix, wavelet_fix
 from sisrm.coring import core_detail
 from sisrm.errors import ImageError, Interrupted, ParameterError
@@ -36,10 +37,8 @@ from sisrm.semantics import (
     SEGMENTER_SIDE,
     SegmentationOutput,
     Semantics,
-    class_map_of,
     given_labels,
     join_labels,
-    largest_classes,
 )
 
 # Not used here: from_pretrained takes component classes only from modules that are imported already.

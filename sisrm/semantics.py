@@ -1,4 +1,4 @@
-"""What SAPE's reading becomes (s2.2): the class map that is shown, and the label prompt from the model's words and a person's."""
+"""What SAPE's reading becomes (s2.2): the label prompt from the model's words and a person's."""
 
 from __future__ import annotations
 
@@ -6,14 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from diffusers.utils import BaseOutput
 
 from sisrm.errors import ParameterError
 from sisrm.sape import Label, user_labels
 
 SEGMENTER_SIDE = 256  # shorter side that the segmenter reads; more shows it nothing new in an image of 128
-CLASS_MAP_SIDE = 1024  # class probabilities are interpolated up to this long side; beyond it the class map is enlarged
 
 
 @dataclass
@@ -35,22 +33,6 @@ class Semantics:
     tokens: torch.Tensor | None
     region_classes: list[list[int]]
     output: SegmentationOutput
-
-
-def largest_classes(class_map: np.ndarray, count: int) -> list[int]:
-    """The `count` classes that cover most of a class map, largest first."""
-    classes, pixels = np.unique(class_map, return_counts=True)
-    return classes[np.argsort(-pixels, kind="stable")][:count].tolist()
-
-
-def class_map_of(probabilities: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """(B, classes, h, w) -> (B, *size) uint8: interpolated, then the likeliest class, so that borders have no stair steps."""
-    shrink = min(1.0, CLASS_MAP_SIDE / max(size))
-    inner = [max(1, round(side * shrink)) for side in size]
-    maps = torch.stack(
-        [F.interpolate(entry[None], size=inner, mode="bilinear")[0].argmax(0) for entry in probabilities]
-    )
-    return F.interpolate(maps[:, None].float(), size=size, mode="nearest-exact")[:, 0].to(torch.uint8)
 
 
 def given_labels(labels, count: int, free_text: bool) -> list[list[Label]]:

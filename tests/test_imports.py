@@ -28,6 +28,7 @@ LAYERS = [
     [
         "sisrm.attention",
         "sisrm.checks",
+        "sisrm.class_map",
         "sisrm.color",
         "sisrm.coring",
         "sisrm.drawing",

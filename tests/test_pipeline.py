@@ -10,8 +10,9 @@ import torch
 from conftest import tiny_pipe
 from PIL import Image
 
+from sisrm.class_map import class_map_of
 from sisrm.errors import ImageError, Interrupted, ParameterError, WeightsError
-from sisrm.pipeline import SISRMPipeline, class_map_of, pad_to_multiple
+from sisrm.pipeline import SISRMPipeline, pad_to_multiple
 from sisrm.presets import default_preset, load_pipeline
 from sisrm.runtime import choose_attention_backend, choose_device, describe, trained_parts
 

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from PIL import Image
 from tqdm import tqdm
 
+from sisrm.class_map import LONG_SIDE, class_map_of
 from sisrm.errors import ParameterError
 from sisrm.evaluation import extractor_report
 from sisrm.evaluation.extractor_report import MOST_LABELS, RANKS, Row
@@ -28,7 +29,7 @@ from sisrm.labels import CLASS_NAMES
 from sisrm.pipeline import SISRMPipeline
 from sisrm.runtime import describe
 from sisrm.sape import segmenter_input
-from sisrm.semantics import CLASS_MAP_SIDE, SEGMENTER_SIDE, class_map_of
+from sisrm.semantics import SEGMENTER_SIDE
 
 SURE = 0.35
 """The teacher's probability from which the training data's label maps name a class; below it they say "not sure"."""
@@ -75,12 +76,12 @@ class Reading:
 def see(teacher: Teacher, photo: Image.Image) -> Reference:
     """The teacher's reading of a sharp photo, at the photo's size.
 
-    Probabilities among the 150 classes are interpolated before the likeliest is taken, up to a long side of CLASS_MAP_SIDE,
+    Probabilities among the 150 classes are interpolated before the likeliest is taken, up to a long side of LONG_SIDE,
     as the pipeline's own class maps are. The teacher's grid starts and ends on the photo's outermost pixels.
     """
     logits = teacher(teacher_input(_to_tensor(photo)))[0].float()
     size = (photo.height, photo.width)
-    shrink = min(1.0, CLASS_MAP_SIDE / max(size))
+    shrink = min(1.0, LONG_SIDE / max(size))
     inner = [max(1, round(side * shrink)) for side in size]
 
     def enlarged(maps: torch.Tensor) -> torch.Tensor:

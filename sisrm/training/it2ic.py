@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 
 from sisrm.attention import is_segmentation_key
-from sisrm.pipeline import SISRMPipeline, enlarge, largest_classes
+from sisrm.class_map import largest_classes
+from sisrm.pipeline import SISRMPipeline, enlarge
 from sisrm.sape import choose_labels, prompt_of
 from sisrm.training.backbone import diffusion_target
 from sisrm.training.conditions import encode_hr, random_region, read_semantics
