@@ -1,13 +1,16 @@
 """Photos for training: WebDataset shards or a plain folder in, seeded crops and degraded pairs out.
 
-Sample number n depends on the seed and n alone, never on the process or worker that makes it. That is what makes a resumed run, and a
-run split over several processes, see exactly the samples that an uninterrupted one would.
+Photos stay where they lie: only their places are kept in memory, and each is read when a sample is cut from it, so LSDIR's 85,000 photos
+need no more memory than ten. Sample number n depends on the seed and n alone, never on the process or worker that makes it. That is
+what makes a resumed run, and a run split over several processes, see exactly the samples that an uninterrupted one would.
 """
 
 from __future__ import annotations
 
 import io
 import json
+import logging
+import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,8 +23,10 @@ from sisrm.errors import ParameterError
 from sisrm.training.degradation import DEGRADATIONS, degrade
 from sisrm.training.degradation_steps import jpeg, to_bytes, to_planes
 
+logger = logging.getLogger(__name__)
+
 UNSURE = 255  # class index of a pixel the label map says nothing about
-PHOTO_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
+PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
 
 @dataclass(frozen=True)
@@ -36,42 +41,73 @@ class CropSettings:
     compression: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A file, or `size` bytes at `offset` of one."""
+
+    path: Path
+    offset: int = 0
+    size: int = -1
+
+    def read(self) -> bytes:
+        with open(self.path, "rb") as stream:
+            stream.seek(self.offset)
+            return stream.read(self.size)
+
+
 class Photos:
-    """Encoded photos with their label maps, held in memory as files (not decoded).
+    """Photos with their label maps, where they lie on the disk.
 
     Args:
-        locations: shards (`*.tar` with KEY.jpg and optionally KEY.seg.png), folders of shards, or folders of photos
-            (optionally with KEY.seg.png beside KEY.jpg).
+        locations: WebDataset shards (`*.tar`, not compressed, with KEY.jpg and optionally KEY.seg.png), folders of shards, or folders of
+            photos, subfolders included (optionally with KEY.seg.png beside KEY.jpg).
         exclude_sources: photos whose key starts with one of these words are left out (licence choices).
     """
 
     def __init__(self, locations: list[str | Path], exclude_sources: tuple[str, ...] = ()):
-        self.files: list[tuple[str, bytes, bytes | None]] = []
+        self.files: list[tuple[str, Stored, Stored | None]] = []
         for location in map(Path, locations):
             shards = sorted(location.glob("*.tar")) if location.is_dir() else [location]
             if location.is_dir() and not shards:
                 self._add_folder(location)
             elif all(shard.suffix == ".tar" and shard.is_file() for shard in shards):
-                self._add_shards(shards)
+                for shard in shards:
+                    self._add_shard(shard)
             else:
                 raise ParameterError("data", str(location), "a .tar shard, a folder of shards, or a folder of photos")
         self.files = [entry for entry in self.files if not entry[0].startswith(tuple(exclude_sources) or ("\0",))]
         if not self.files:
             raise ParameterError("data", [str(location) for location in locations], "at least one photo")
 
-    def _add_shards(self, shards: list[Path]) -> None:
-        import webdataset
-
-        for sample in webdataset.WebDataset([str(shard) for shard in shards], shardshuffle=False, empty_check=False):
-            photo = next((sample[key] for key in ("jpg", "jpeg", "png", "webp") if key in sample), None)
+    def _add_shard(self, shard: Path) -> None:
+        """WebDataset's rule: neighbours whose names are the same up to the first dot are one sample."""
+        samples: list[tuple[str, dict[str, Stored]]] = []
+        try:
+            with tarfile.open(shard, "r:") as archive:
+                for member in archive:
+                    folder, slash, name = member.name.rpartition("/")
+                    stem, dot, ending = name.partition(".")
+                    if not (member.isfile() and stem and dot):
+                        continue
+                    if not samples or samples[-1][0] != folder + slash + stem:
+                        samples.append((folder + slash + stem, {}))
+                    samples[-1][1][ending.lower()] = Stored(shard, member.offset_data, member.size)
+        except tarfile.TarError as error:
+            raise ParameterError(
+                "data", str(shard), f"a .tar shard that is whole and not compressed ({error})"
+            ) from error
+        for key, parts in samples:
+            photo = next((parts[suffix[1:]] for suffix in PHOTO_SUFFIXES if suffix[1:] in parts), None)
             if photo is not None:
-                self.files.append((sample["__key__"], photo, sample.get("seg.png")))
+                self.files.append((key, photo, parts.get("seg.png")))
 
     def _add_folder(self, folder: Path) -> None:
-        for path in sorted(folder.iterdir()):
-            if path.suffix.lower() in PHOTO_SUFFIXES and not path.name.endswith(".seg.png"):
+        paths = {path for path in folder.rglob("*") if path.suffix.lower() in PHOTO_SUFFIXES}
+        for path in sorted(paths):
+            if not path.name.endswith(".seg.png"):
                 labels = path.with_name(path.stem + ".seg.png")
-                self.files.append((path.stem, path.read_bytes(), labels.read_bytes() if labels.exists() else None))
+                key = path.relative_to(folder).with_suffix("").as_posix()
+                self.files.append((key, Stored(path), Stored(labels) if labels in paths else None))
 
     def __len__(self) -> int:
         return len(self.files)
@@ -79,9 +115,9 @@ class Photos:
     def read(self, index: int) -> tuple[str, Image.Image, Image.Image | None]:
         """(key, RGB photo, class map with 0 = not sure and 1..150 = class or None)."""
         key, photo, labels = self.files[index]
-        with Image.open(io.BytesIO(photo)) as opened:
+        with Image.open(io.BytesIO(photo.read())) as opened:
             image = opened.convert("RGB")
-        return key, image, Image.open(io.BytesIO(labels)) if labels else None
+        return key, image, Image.open(io.BytesIO(labels.read())) if labels else None
 
 
 class Crops(Dataset):
@@ -94,6 +130,7 @@ class Crops(Dataset):
 
     def __init__(self, photos: Photos, settings: CropSettings, seed: int = 0, length: int = 2**40):
         self.photos, self.settings, self.seed, self.length = photos, settings, seed, length
+        self._pass: tuple[int, np.ndarray] = (-1, np.empty(0))
         unknown = [name for name, _ in settings.degradations if name not in DEGRADATIONS]
         if unknown:
             raise ParameterError("degradations", unknown, f"names among {sorted(DEGRADATIONS)}")
@@ -104,12 +141,26 @@ class Crops(Dataset):
     def photo_of(self, number: int) -> int:
         """Every photo once per pass, in a new order each pass."""
         epoch, position = divmod(number, len(self.photos))
-        return int(np.random.default_rng([self.seed, epoch]).permutation(len(self.photos))[position])
+        if epoch != self._pass[0]:
+            self._pass = epoch, np.random.default_rng([self.seed, epoch]).permutation(len(self.photos))
+        return int(self._pass[1][position])
+
+    def _read(self, photo: int) -> tuple[int, Image.Image, Image.Image | None]:
+        """The photo, or the next one that can be read: one damaged file of many thousands should not end a run."""
+        for index in ((photo + step) % len(self.photos) for step in range(len(self.photos))):
+            try:
+                _, image, labels = self.photos.read(index)
+            except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+                logger.warning(
+                    "%s cannot be read (%s); another photo takes its place", self.photos.files[index][0], error
+                )
+            else:
+                return index, image, labels
+        raise ParameterError("data", f"{len(self.photos)} photos", "at least one that can be read")
 
     def __getitem__(self, number: int) -> dict[str, torch.Tensor]:
         rng = np.random.default_rng([self.seed, 1, number])
-        photo = self.photo_of(number)
-        _, image, labels = self.photos.read(photo)
+        photo, image, labels = self._read(self.photo_of(number))
         hr, classes, view = random_crop(image, labels, self.settings, rng)
         if self.settings.compression and rng.random() < self.settings.compression:
             hr = to_bytes(jpeg(to_planes(hr), int(rng.integers(20, 91))))
