@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from sisrm import __version__
-from sisrm.commands import ablate, doctor, evaluate, extractor, files, measure, model, restore
+from sisrm.commands import ablate, doctor, evaluate, extractor, files, measure, model, profile, restore
 from sisrm.errors import ParameterError, SISRMError
 
 EXIT_REFUSED = 2
@@ -119,6 +119,17 @@ examples:
   python -m sisrm complexity --preset sd --random-weights
 """
 
+PROFILE = """\
+Show where one image's time goes: every stage from the file that is read to the PNG that is written, each denoising step by
+ControlNet and U-Net, with its time, GFLOPs and memory, and how much of a plain matrix product's speed it reaches on this
+machine in the same run.
+
+examples:
+  python -m sisrm profile
+  python -m sisrm profile --size 128 512 --repeats 9 --json
+  python -m sisrm profile --batch 1 4 16 --cold
+"""
+
 DOCTOR = """\
 Tell what this machine has and what would run on it: device, number format, attention backend and why, versions, free
 memory, which weights are there, and which parts of the method are trained in them. Nothing is downloaded. The exit status
@@ -179,6 +190,7 @@ def build_parser(with_training: bool = False) -> argparse.ArgumentParser:
     measure.add_complexity_arguments(
         command("complexity", "measure parameters, FLOPs, memory and time", COMPLEXITY, measure.complexity)
     )
+    profile.add_arguments(command("profile", "show where one image's time goes", PROFILE, profile.run))
     doctor.add_arguments(
         command("doctor", "tell what this machine can run, and with which weights", DOCTOR, doctor.run)
     )

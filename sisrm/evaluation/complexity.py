@@ -40,7 +40,7 @@ def attention_flops(query, key, value, *args, out_shape=None, **kwargs) -> int:
 
 
 # torch's counter knows the CUDA kernels of scaled_dot_product_attention but not the one that runs on a CPU.
-_EXTRA_OPERATIONS = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention_flops}
+EXTRA_OPERATIONS = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention_flops}
 
 
 class UncountedAttention(TorchDispatchMode):
@@ -182,7 +182,7 @@ def countable_attention(pipe) -> Iterator[None]:
 
 def _count(pipe, call) -> tuple[dict[str, dict], list[str]]:
     modules = {name: part for name, part in pipe.components.items() if isinstance(part, nn.Module)}
-    counter = FlopCounterMode(display=False, custom_mapping=_EXTRA_OPERATIONS)
+    counter = FlopCounterMode(display=False, custom_mapping=EXTRA_OPERATIONS)
     split = ComponentFlops(modules, counter.get_total_flops)
     watch = UncountedAttention(counter.flop_registry)
     with split.hooked(), counter, watch:
