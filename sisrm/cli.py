@@ -34,6 +34,9 @@ INPUT is a file, a folder (its images, subfolders not included) or a glob patter
 name and ends in .png; the settings that made it are kept in the file. The model sees what is in the photo by itself;
 --labels tells it instead. --save-steps and --figure show how a result came about, as in the paper's figure 6.
 
+A result that is there and answers the same photo, settings and weights is not made again (--overwrite makes it again), so
+a stopped command goes on when it is started again. `accelerate launch` splits the photos over GPUs or machines.
+
 examples:
   python -m sisrm upscale photo.jpg --output photo_x4.png
   python -m sisrm upscale photos/ more/*.webp --output results/
@@ -42,6 +45,7 @@ examples:
   python -m sisrm upscale photo.jpg --output results/ --save-steps 0.5 0.2
   python -m sisrm upscale LR/ --output figures/ --figure --reference HR/
   python -m sisrm upscale photo.jpg --output photo_x4.png --preset sd --fast
+  accelerate launch --multi_gpu -m sisrm upscale photos/ --output results/ --preset sd
 
 A file that cannot be used is named on stderr with the reason, the others are done, and the exit status is 2.
 """

@@ -9,6 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 from sisrm.commands.files import Inputs
+from sisrm.commands.resume import Requests
 from sisrm.errors import ImageError, ParameterError
 from sisrm.evaluation.pairs import REFERENCE_PIXELS, SCALE, images_by_stem
 from sisrm.figure import Box, Panel, choose_boxes, draw_figure
@@ -85,6 +86,11 @@ class Extras:
         self.references = _references(options.reference, inputs)
         self.endings = (*(f"_{share}T.png" for share in self.saved), *(["_figure.png"] if self.figure else []))
         self.sources = list(self.references.values())
+
+    def digest(self, requests: Requests, path: Path) -> str:
+        """Of what the files of one input depend on."""
+        references = [self.references[path]] if path in self.references else []
+        return requests.digest(path, [self.endings, self.shares, self.boxes], references)
 
     def subject(self, path: Path, image: Image.Image) -> Subject | None:
         """Boxes and reference for one input, checked before the run; None when no figure is wanted.

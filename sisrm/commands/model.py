@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+from pathlib import Path
 
 from sisrm.errors import ParameterError
 
@@ -84,6 +86,38 @@ def load(options: argparse.Namespace):
     pipe = load_pipeline(options.preset, options.device, fast=getattr(options, "fast", None))
     pipe.set_progress_bar_config(disable=None, leave=False)
     return pipe
+
+
+def weights_folder(options: argparse.Namespace) -> Path:
+    """The folder of the pipeline that `load` would take, assembled or downloaded where that is needed.
+
+    Raises:
+        ParameterError: there is no such preset or folder. WeightsError: it could not be assembled.
+    """
+    from sisrm.presets import PRESETS, default_preset
+
+    name = options.preset or default_preset()
+    if name not in PRESETS and not Path(name).is_dir():
+        raise ParameterError("preset", name, f"one of {', '.join(PRESETS)}, or a folder that holds a pipeline")
+    return PRESETS[name].folder() if name in PRESETS else Path(name)
+
+
+def weights_identity(options: argparse.Namespace) -> list[object]:
+    """What tells the weights and their configuration from others: hashes, and whether the fast mode is on.
+
+    A published folder's list of checksums stands for its weights, as they are checked against it when they are loaded.
+    """
+    from sisrm.evaluation.identity import files_digest
+    from sisrm.weights import CHECKSUMS, weight_files
+
+    folder = weights_folder(options)
+    sums = folder / CHECKSUMS
+    files = [*folder.glob("*.json"), *folder.glob("*/*.json"), *([sums] if sums.is_file() else weight_files(folder))]
+    fast = getattr(options, "fast", None)
+    return [
+        files_digest({path.relative_to(folder).as_posix(): path for path in files}),
+        os.environ.get("SISRM_FAST") == "1" if fast is None else fast,
+    ]
 
 
 def generator(seed: int | None):

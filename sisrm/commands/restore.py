@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
 from sisrm.commands import figures, model
 from sisrm.commands.files import Outputs, complain, find_inputs
+from sisrm.commands.resume import KEY, Requests
 from sisrm.conversion import with_alpha
 from sisrm.errors import ImageError
 from sisrm.images import NOTICES, Photo, read_photo, write_image, write_png
+
+logger = logging.getLogger(__name__)
 
 
 def add_upscale_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,6 +25,11 @@ def add_upscale_arguments(parser: argparse.ArgumentParser) -> None:
     model.add_call_arguments(parser)
     _add_label_arguments(parser)
     parser.add_argument("--seed", type=int, metavar="N", help="same seed, same result (default: a fresh one per image)")
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="make every result again; without it one that is there and answers the same photo, settings and weights stays",
+    )
     figures.add_arguments(parser)
     model.add_model_arguments(parser)
 
@@ -33,8 +42,18 @@ def add_segment_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def upscale(options: argparse.Namespace) -> int:
-    """Run `upscale`; returns the exit status."""
+    """Run `upscale`, or this process's share of it; returns the exit status."""
+    from sisrm.evaluation.parallel import shared
+
+    with shared(options.device) as share:
+        options.device = options.device or share.device
+        return _upscale(options, share)
+
+
+def _upscale(options: argparse.Namespace, share) -> int:
     inputs = find_inputs(options.inputs)
+    # Results may go where inputs come from: all processes share out what the first one found.
+    inputs.files = share.gather([inputs.files])[0]
     extras = figures.Extras(options, inputs)
     outputs = Outputs(
         options.output,
@@ -43,14 +62,23 @@ def upscale(options: argparse.Namespace) -> int:
         keep=[*inputs.files, *extras.sources],
     )
     settings = model.call_options(options)
+    requests = Requests(options, settings)
+    targets = {path: _planned(outputs, path) for path in inputs.files}
+    if share.count > 1:
+        with share.main_first():  # one of them downloads and assembles
+            model.weights_folder(options)
     pipe = None
 
     def work(path: Path) -> str:
         nonlocal pipe
+        if isinstance(targets[path], ImageError):
+            raise targets[path]
+        target, *beside = targets[path]
+        if not options.overwrite and target.exists() and _finished(requests, extras, path, targets[path]):
+            return f"{path} -> {target}: finished before"
         photo = _read(path)
         image = photo.image
         subject = extras.subject(path, image)
-        target, *beside = outputs.of(path)
         if pipe is None:
             pipe = model.load(options)
         recorder = extras.recorder(pipe, settings)
@@ -58,12 +86,36 @@ def upscale(options: argparse.Namespace) -> int:
         names = [label.name for label in result.labels[0]]
         made_with = {"preset": pipe.preset, **pipe.defaults, **settings}
         made_with |= {"seed": result.seed[0], "labels": names, "prompt": result.prompt[0]}
-        write_image(with_alpha(result.images[0], photo.alpha), target, made_with)
+        write_image(with_alpha(result.images[0], photo.alpha), target, made_with | {KEY: requests.digest(path)})
+        made_with |= {KEY: extras.digest(requests, path)}
         extras.write(beside, image, subject, recorder, result.images[0], made_with)
         size = "{} x {}".format(*result.images[0].size)
         return f"{path} -> {target}: {size}, {result.timings['total']:.1f} s, seed {result.seed[0]}, {', '.join(names)}"
 
-    return _each(inputs, work)
+    mine = share.mine(inputs.files)
+    logger.info("process %d of %d has %d of %d photos", share.index, share.count, len(mine), len(inputs.files))
+    failures = _each(mine, inputs.problems if share.is_main else [], work)
+    # A process that leaves with an error makes its launcher end the others: all wait for the last one.
+    return 2 if sum(share.gather([failures])) else 0
+
+
+def _finished(requests: Requests, extras: figures.Extras, path: Path, targets: list[Path]) -> bool:
+    """Whether all results for a file are there, made from it as asked."""
+    result, *beside = targets
+    try:
+        return requests.answered(result, requests.digest(path)) and all(
+            requests.answered(target, extras.digest(requests, path)) for target in beside
+        )
+    except OSError:  # a file is gone or unreadable; reading it for the result will say so
+        return False
+
+
+def _planned(outputs: Outputs, path: Path) -> list[Path] | ImageError:
+    """Where the results for a file go, or why they cannot; asked for all files first, so that every process knows of every clash."""
+    try:
+        return outputs.of(path)
+    except ImageError as error:
+        return error
 
 
 def segment(options: argparse.Namespace) -> int:
@@ -96,7 +148,7 @@ def segment(options: argparse.Namespace) -> int:
         description.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
         return f"{path} -> {description}: {seen.prompt[0]}"
 
-    return _each(inputs, work)
+    return 2 if _each(inputs.files, inputs.problems, work) else 0
 
 
 def _read(path: Path) -> Photo:
@@ -107,18 +159,18 @@ def _read(path: Path) -> Photo:
     return photo
 
 
-def _each(inputs, work: Callable[[Path], str]) -> int:
-    """Work on every file; a file that cannot be used is told and passed over."""
-    for problem in inputs.problems:
+def _each(files: list[Path], problems: list[ImageError], work: Callable[[Path], str]) -> int:
+    """Work on every file; what cannot be used is told and passed over. Returns how much that was."""
+    for problem in problems:
         complain(str(problem))
-    failures = len(inputs.problems)
-    for path in inputs.files:
+    failures = len(problems)
+    for path in files:
         try:
             print(work(path), flush=True)
         except ImageError as error:
             complain(str(error))
             failures += 1
-    return 2 if failures else 0
+    return failures
 
 
 def _add_files(parser: argparse.ArgumentParser, output_help: str) -> None:
