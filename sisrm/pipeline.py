@@ -33,6 +33,7 @@ from sisrm.errors import ImageError, Interrupted, ParameterError
 from sisrm.image_encoder import ImageEncoding
 from sisrm.images import MIN_SIDE, prepare_image
 from sisrm.sape import Label, choose_labels, prompt_of, segmenter_input
+from sisrm.schedulers import clean_estimate
 from sisrm.semantics import (
     SEGMENTER_SIDE,
     SegmentationOutput,
@@ -301,7 +302,7 @@ class SISRMPipeline(DiffusionPipeline):
                 step = self.scheduler.step(prediction, timestep, latents, **draws)
                 latents = step.prev_sample
                 if callback_on_step_end is not None:
-                    estimate = step.get("pred_original_sample", step.get("denoised", latents))
+                    estimate = clean_estimate(self.scheduler, step)
                     values = {"latents": latents, "estimate": estimate}
                     values["preview"] = partial(lambda current: to_output(finish(current), "pil"), estimate)
                     changed = callback_on_step_end(self, index, int(timestep), values)

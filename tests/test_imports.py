@@ -33,6 +33,7 @@ LAYERS = [
         "sisrm.coring",
         "sisrm.drawing",
         "sisrm.figure",
+        "sisrm.schedulers",
         "sisrm.steps",
         "sisrm.images",
     ],

@@ -16,6 +16,7 @@ FLAGS = {
     "shares": "--save-steps",
     "preset": "--preset",
     "fast": "--fast",
+    "scheduler": "--scheduler",
     "device": "--device",
 }
 """How the command line spells the pipeline's parameters, for error messages."""
@@ -49,6 +50,11 @@ def add_call_arguments(parser: argparse.ArgumentParser) -> None:
     call.add_argument(
         "--steps", type=int, metavar="N", dest="num_inference_steps", help="denoising steps; more is slower"
     )
+    call.add_argument(
+        "--scheduler",
+        choices=("ddim", "unipc"),
+        help="how a step is taken: ddim, or unipc of second order (default: the weights' own, ddim)",
+    )
     call.add_argument("--guidance-scale", type=float, metavar="X", help="how strongly the prompt guides; 1 is off")
     call.add_argument(
         "--top-k", type=int, metavar="K", help="at most how many labels the prompt takes from what is seen"
@@ -77,6 +83,7 @@ def load(options: argparse.Namespace):
     import transformers
 
     from sisrm.presets import load_pipeline
+    from sisrm.schedulers import choose_scheduler
 
     # Bars and remarks of the libraries would bury the lines about files that cannot be used.
     for library in (diffusers, transformers):
@@ -84,6 +91,8 @@ def load(options: argparse.Namespace):
         if not options.verbose:
             library.utils.logging.set_verbosity_error()
     pipe = load_pipeline(options.preset, options.device, fast=getattr(options, "fast", None))
+    if getattr(options, "scheduler", None):
+        pipe.scheduler = choose_scheduler(options.scheduler, pipe.scheduler)
     pipe.set_progress_bar_config(disable=None, leave=False)
     return pipe
 

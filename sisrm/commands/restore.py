@@ -85,6 +85,8 @@ def _upscale(options: argparse.Namespace, share) -> int:
         result = pipe(image, generator=model.generator(options.seed), callback_on_step_end=recorder, **settings)
         names = [label.name for label in result.labels[0]]
         made_with = {"preset": pipe.preset, **pipe.defaults, **settings}
+        if options.scheduler is not None:
+            made_with["scheduler"] = options.scheduler
         made_with |= {"seed": result.seed[0], "labels": names, "prompt": result.prompt[0]}
         write_image(with_alpha(result.images[0], photo.alpha), target, made_with | {KEY: requests.digest(path)})
         made_with |= {KEY: extras.digest(requests, path)}

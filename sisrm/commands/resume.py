@@ -19,7 +19,7 @@ class Requests:
     """What is asked for, file by file.
 
     Args:
-        options: of the command, as parsed; --preset, --fast and --seed count.
+        options: of the command, as parsed; --preset, --fast, --scheduler and --seed count.
         settings: everything else that a result depends on, as JSON.
     """
 
@@ -28,7 +28,8 @@ class Requests:
 
     @cached_property
     def _common(self) -> list[object]:
-        return [__version__, model.weights_identity(self._options), self._options.seed, self._settings]
+        options = self._options
+        return [__version__, model.weights_identity(options), options.scheduler, options.seed, self._settings]
 
     def digest(self, source: Path, drawn_with: object = None, sources: Iterable[Path] = ()) -> str:
         """Of one file: the same for the same photo, settings and weights, whatever the files are called.

@@ -102,5 +102,6 @@ def from_pipeline(pipe, seed: int = 0, options: dict | None = None) -> Method:
 
 
 def describe_model(pipe) -> dict[str, object]:
-    """What `sisrm.runtime.describe` says of the model, the hash of its weights (`identity.weights_digest`), CPU threads."""
-    return {**describe(pipe), "sha256": weights_digest(pipe), "cpu_threads": torch.get_num_threads()}
+    """What `sisrm.runtime.describe` says of the model, its scheduler, the hash of its weights (`identity.weights_digest`), CPU threads."""
+    own = {"scheduler": type(pipe.scheduler).__name__, "sha256": weights_digest(pipe)}
+    return {**describe(pipe), **own, "cpu_threads": torch.get_num_threads()}
