@@ -96,6 +96,7 @@ CALL_DEFAULTS = {
     "start_strength": 1.0,
     "top_k": 5,
     "label_floor": 0.1,
+    "tile_size": 128,  # what Stable Diffusion was trained at: 512 pixels of the result
     "free_text": True,
     "added_prompt": ADDED_PROMPT,
     "negative_prompt": NEGATIVE_PROMPT,

@@ -9,6 +9,7 @@ two images, so strength 0 is an exact identity.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,8 @@ from sisrm.errors import ParameterError
 
 WAVELET_LEVELS = 5
 """Levels of the a-trous decomposition: what is coarser than about 32 pixels counts as colour, the rest as detail."""
+
+_FLAT = 1e-6  # variance added on both sides: identical images stay identical, and flat ones finite
 
 
 def wavelet_fix(
@@ -50,13 +53,38 @@ def wavelet_fix(
     return (result.float() + strength * low).clamp(0, 1).to(result.dtype)
 
 
-def adain_fix(result: torch.Tensor, reference: torch.Tensor, strength: float = 1.0) -> torch.Tensor:
+@dataclass
+class Statistics:
+    """Mean and standard deviation of a result and its reference, gathered part by part."""
+
+    sums: torch.Tensor | float = 0.0  # (4, B, C): of result, its square, reference, its square
+    weight: float = 0.0
+
+    def add(self, result: torch.Tensor, reference: torch.Tensor, weight: torch.Tensor) -> None:
+        """result, reference: (B, C, h, w); weight: (h, w), how much each pixel of the part counts."""
+        values = torch.stack([result, result.square(), reference, reference.square()])
+        self.sums = self.sums + (values * weight).double().sum((-2, -1))
+        self.weight += float(weight.double().sum())
+
+    def of_both(self) -> tuple[tuple[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
+        """(mean, standard deviation) of result and of reference, each (B, C, 1, 1)."""
+        mean, square, reference_mean, reference_square = (self.sums / self.weight)[..., None, None]
+        return tuple(
+            (first.float(), ((second - first.square()).clamp(min=0) + _FLAT).sqrt().float())
+            for first, second in ((mean, square), (reference_mean, reference_square))
+        )
+
+
+def adain_fix(
+    result: torch.Tensor, reference: torch.Tensor, strength: float = 1.0, statistics: Statistics | None = None
+) -> torch.Tensor:
     """Give every channel of `result` the mean and the standard deviation of the same channel of `reference`.
 
     Args:
         result: (B, C, H, W) in [0, 1], the decoded image.
         reference: (B, C, H, W) in [0, 1], the input resized to the same size.
         strength: 0 (nothing happens, exactly) to 1 (full statistics of the reference).
+        statistics: of the picture that these are parts of; None: their own.
 
     Returns:
         (B, C, H, W) in [0, 1], dtype and device of `result`.
@@ -68,8 +96,8 @@ def adain_fix(result: torch.Tensor, reference: torch.Tensor, strength: float = 1
     if strength == 0:
         return result
     content, style = result.float(), reference.float()
-    content_mean, content_std = _statistics(content)
-    style_mean, style_std = _statistics(style)
+    both = (_statistics(content), _statistics(style)) if statistics is None else statistics.of_both()
+    (content_mean, content_std), (style_mean, style_std) = both
     matched = (content - content_mean) * (style_std / content_std) + style_mean
     return torch.lerp(content, matched, float(strength)).clamp(0, 1).to(result.dtype)
 
@@ -85,8 +113,7 @@ def _smooth(image: torch.Tensor, dilation: int) -> torch.Tensor:
 def _statistics(image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and standard deviation per image and channel, (B, C, 1, 1) each; a flat channel gets a tiny deviation."""
     mean = image.mean((2, 3), keepdim=True)
-    # The same small constant on both sides keeps identical images identical and flat ones finite.
-    std = (image.var((2, 3), keepdim=True, unbiased=False) + 1e-6).sqrt()
+    std = (image.var((2, 3), keepdim=True, unbiased=False) + _FLAT).sqrt()
     return mean, std
 
 

@@ -43,3 +43,7 @@ class WeightsError(SISRMError):
 
 class Interrupted(SISRMError):
     """The caller stopped the run between two denoising steps; there is no result."""
+
+
+class OutOfMemory(SISRMError):
+    """Even the smallest tile of a picture does not fit into memory; there is no result."""

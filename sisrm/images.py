@@ -41,8 +41,11 @@ EXTENSIONS = (".png", ".jpg", ".jpeg", ".heic", ".heif", ".avif", ".webp", ".tif
 RESULT_EXTENSIONS = (".png", ".webp", ".jpg", ".jpeg")
 """File name endings, in lower case, that a result can be written with."""
 
-NOTICES = {"first_frame": "the file holds several pictures; only the first one is used"}
-"""What a reader should be told about an accepted file: code -> sentence."""
+NOTICES = {
+    "first_frame": "the file holds several pictures; only the first one is used",
+    "smaller_tiles": "memory was short, so the picture was made in smaller tiles",
+}
+"""What a reader should be told about an accepted file or its result: code -> sentence."""
 
 _DESCRIPTION_TAG, _COLOR_SPACE_TAG, _EXIF_IFD = 0x010E, 0xA001, 0x8769
 _TRANSPOSE = {

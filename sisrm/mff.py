@@ -39,7 +39,7 @@ class MaskFeatureFusion(ModelMixin, ConfigMixin):
             class_map: (H, W) class indices.
             label_indices: the chosen labels.
             user_region: (h, w) of any size, bool or 0..1; resized by nearest neighbour.
-        Returns: (H, W) float, 0 or 1. Raises ParameterError for a region that is not two-dimensional or not finite.
+        Returns: (H, W) bool. Raises ParameterError for a region that is not two-dimensional or not finite.
         """
         chosen = torch.tensor(label_indices, dtype=class_map.dtype, device=class_map.device)
         mask = torch.isin(class_map, chosen)
@@ -49,17 +49,18 @@ class MaskFeatureFusion(ModelMixin, ConfigMixin):
                 raise ParameterError(
                     "region_mask", f"array of shape {tuple(drawn.shape)}", "a (height, width) mask of finite values"
                 )
-            mask = mask | (resize_mask(drawn[None, None], class_map.shape)[0, 0] >= self.cutoff)
-        return mask.float()
+            drawn = (drawn >= self.cutoff).to(torch.uint8)  # before it is enlarged: a byte per pixel and no more
+            mask |= F.interpolate(drawn[None, None], size=tuple(class_map.shape), mode="nearest-exact")[0, 0].bool()
+        return mask
 
     def forward(
         self, down_residuals: tuple[torch.Tensor, ...], mid_residual: torch.Tensor, mask: torch.Tensor
     ) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
-        """M * G for every residual. mask: (B, 1, H, W), 0 or 1; B may be 1 for all. Ones leave the residuals as they are."""
+        """M * G for every residual. mask: (B, 1, H, W), 0 or 1 or bool; B may be 1 for all. Ones leave the residuals as they are."""
         down = tuple(residual * resize_mask(mask, residual.shape[-2:]).to(residual) for residual in down_residuals)
         return down, mid_residual * resize_mask(mask, mid_residual.shape[-2:]).to(mid_residual)
 
 
 def resize_mask(mask: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """(B, 1, H, W) -> (B, 1, *size), nearest neighbour, so that 0 and 1 stay 0 and 1."""
-    return F.interpolate(mask, size=tuple(size), mode="nearest-exact")
+    return F.interpolate(mask.float(), size=tuple(size), mode="nearest-exact")

@@ -9,7 +9,6 @@ IT2IC (eq 7, 8) and in mask feature fusion (eq 10). Demo, command line, evaluati
 from __future__ import annotations
 
 import inspect
-import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
@@ -18,7 +17,6 @@ from functools import partial
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from diffusers import DiffusionPipeline
 from diffusers.utils import BaseOutput
 from PIL import Image
@@ -27,11 +25,12 @@ from sisrm.assembly import Parts, assemble
 from sisrm.attention import SEGMENTATION_TOKENS
 from sisrm.checks import require_integer, require_number
 from sisrm.class_map import class_map_of, largest_classes
-from sisrm.color import adain_fix, wavelet_fix
+from sisrm.color import Statistics, adain_fix, wavelet_fix
 from sisrm.coring import core_detail
 from sisrm.errors import ImageError, Interrupted, ParameterError
 from sisrm.image_encoder import ImageEncoding
 from sisrm.images import MIN_SIDE, prepare_image
+from sisrm.resize import LATENT_SCALE, SCALE, enlarge, pad_to_multiple
 from sisrm.sape import Label, choose_labels, prompt_of, segmenter_input
 from sisrm.schedulers import clean_estimate
 from sisrm.semantics import (
@@ -41,6 +40,8 @@ from sisrm.semantics import (
     given_labels,
     join_labels,
 )
+from sisrm.tiled_steps import Conditions, TiledSteps
+from sisrm.tiling import LARGEST_TILE, SMALLEST_TILE, Tiles
 
 # Not used here: from_pretrained takes component classes only from modules that are imported already.
 from sisrm.autoencoder import CompactAutoencoder  # noqa: F401  # isort: skip
@@ -48,7 +49,6 @@ from sisrm.controlnet import SegmentationControlNet  # noqa: F401  # isort: skip
 from sisrm.mff import MaskFeatureFusion  # noqa: F401  # isort: skip
 from sisrm.unet import SegmentationUNet  # noqa: F401  # isort: skip
 
-SCALE = 4  # the paper's and the only factor: x4 per side
 COLOR_FIXES = ("wavelet", "adain", "none")
 
 
@@ -57,7 +57,8 @@ class SISRMOutput(BaseOutput):
     """Result of a run. Lists hold one entry per image; with output_type "np" or "pt", `images` is one array or tensor.
 
     mff_mask: (4h, 4w) bool, the region M of eq 10. seed: of the start noise, enough to repeat the run.
-    timings: seconds per part of the call.
+    timings: seconds per part of the call. tiles: how many the picture was worked on in; tile_size: their largest side, LR pixels.
+    notices: codes of `sisrm.images.NOTICES`; "smaller_tiles" where memory was short.
     """
 
     images: list[Image.Image] | np.ndarray | torch.Tensor
@@ -67,6 +68,9 @@ class SISRMOutput(BaseOutput):
     prompt: list[str]
     seed: list[int]
     timings: dict[str, float]
+    tiles: int = 1
+    tile_size: int = 0
+    notices: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -85,7 +89,7 @@ class _Clock:
         self.seconds[name] = time.perf_counter() - started
 
 
-class SISRMPipeline(DiffusionPipeline):
+class SISRMPipeline(TiledSteps, DiffusionPipeline):
     """Semantic-aware interactive diffusion: a small or damaged photo in, the same photo four times larger per side out.
 
     The keyword arguments of the constructor are the call's defaults; they travel with the weights in `model_index.json`.
@@ -117,6 +121,7 @@ class SISRMPipeline(DiffusionPipeline):
         start_strength: float = 1.0,
         color_fix_levels: int = 5,
         coring: float = 0.0,
+        tile_size: int = 256,
         free_text: bool = False,
         added_prompt: str = "",
         negative_prompt: str = "",
@@ -143,6 +148,7 @@ class SISRMPipeline(DiffusionPipeline):
             start_strength=start_strength,
             color_fix_levels=color_fix_levels,
             coring=coring,
+            tile_size=tile_size,
             free_text=free_text,
             added_prompt=added_prompt,
             negative_prompt=negative_prompt,
@@ -185,8 +191,10 @@ class SISRMPipeline(DiffusionPipeline):
         start_strength: float | None = None,
         color_fix: str = "wavelet",
         color_fix_strength: float = 1.0,
+        tile_size: int | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
         callback_on_step_end: Callable[[SISRMPipeline, int, int, dict], dict] | None = None,
+        callback_on_tile_end: Callable[[SISRMPipeline, str, int, int], None] | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
     ) -> SISRMOutput | tuple:
@@ -208,21 +216,27 @@ class SISRMPipeline(DiffusionPipeline):
             controlnet_conditioning_scale: 0 to 2, strength of the ControlNet's residuals.
             start_strength: above 0 to 1, how far up the noise schedule denoising starts; lower stays closer to the LR image.
             color_fix: "wavelet", "adain" or "none". color_fix_strength: 0 to 1.
+            tile_size: 64 to 1024 LR pixels; larger pictures are worked on in overlapping tiles of at most this side.
             generator: seeds the start noise (CPU); a list gives each image its own. None draws a fresh seed.
             callback_on_step_end: called as (pipeline, step index, timestep, values); values holds "latents", "estimate" (of the clean
-                latents) and "preview", a function without arguments that finishes the estimate into PIL images; may return new "latents".
+                latents), "preview", a function without arguments that finishes the estimate into PIL images, and "tiles", their number; may
+                return new "latents".
+            callback_on_tile_end: called as (pipeline, part, done, total) after each tile of a part: "image_encoder", "denoising" (tiles of
+                all steps) and "decode".
             output_type: "pil", "np" (B, H, W, 3) in [0, 1] or "pt" (B, 3, H, W) in [0, 1].
         Raises:
-            ParameterError, ImageError: an argument is not accepted. Interrupted: `interrupt` was set during the run.
+            ParameterError, ImageError: an argument is not accepted. Interrupted: `interrupt` was set during the run; it is looked at before
+            every tile. OutOfMemory: not even tiles of 64 pixels fit; smaller tiles than asked for are tried before.
         """
         # 1. Check inputs, fill in defaults
-        num_inference_steps, guidance_scale, top_k, start_strength = (
+        num_inference_steps, guidance_scale, top_k, start_strength, tile_size = (
             self.config[name] if given is None else given
             for name, given in (
                 ("num_inference_steps", num_inference_steps),
                 ("guidance_scale", guidance_scale),
                 ("top_k", top_k),
                 ("start_strength", start_strength),
+                ("tile_size", tile_size),
             )
         )
         self.check_inputs(
@@ -233,16 +247,23 @@ class SISRMPipeline(DiffusionPipeline):
             start_strength,
             color_fix,
             color_fix_strength,
+            tile_size,
             output_type,
         )
         self.interrupt = False
         clock = _Clock(self._execution_device)
         started = time.perf_counter()
 
-        # 2. LR image, padded to what the networks' strides ask for
+        def report(part: str, index: int = 0, of: int = 1):
+            """What `tiles` calls after each of its tiles."""
+            if callback_on_tile_end is None:
+                return None
+            return lambda done, count: callback_on_tile_end(self, part, index * count + done, of * count)
+
+        # 2. LR image, padded to what the networks' strides ask for; a large one is worked on tile by tile
         lr_image = self.prepare_lr_image(image)
-        height, width = lr_image.shape[-2:]
         padded = pad_to_multiple(lr_image, self.lr_multiple)
+        tiles = Tiles(*padded.shape[-2:], tile_size, self.lr_multiple, self.stop_if_interrupted)
         generators, seeds = self.prepare_generators(generator, len(lr_image))
 
         # 3. SAPE: class map, E_m, labels (eq 1, 2)
@@ -253,78 +274,71 @@ class SISRMPipeline(DiffusionPipeline):
         with clock.measure("text"):
             added = self.config.added_prompt
             prompt_embeds = self.encode_prompt([words + added for words in semantics.output.prompt])
-            segmentation_tokens = semantics.tokens if use_sca else None
-            guided = guidance_scale > 1.0
-            if guided:
+            if guidance_scale > 1.0:
                 avoided = self.config.negative_prompt if negative_prompt is None else negative_prompt
                 negative = self.encode_prompt([avoided] * len(lr_image))
                 prompt_embeds = torch.cat([negative, prompt_embeds])
-                segmentation_tokens = None if segmentation_tokens is None else torch.cat([segmentation_tokens] * 2)
 
         # 5. Image branch E_i (eq 4): condition, decoder features and the start of denoising
         with clock.measure("image_encoder"):
-            encoding = self.encode_image(padded)
+            encoding = self.encode_tiles(padded, tiles, report("image_encoder"))
 
         # 6. MFF's mask M (eq 10)
         masks = self.prepare_masks(semantics, region_mask, use_mff)
 
-        # 7. Timesteps and noisy start
+        # 7. Timesteps and noisy start, drawn at once for the whole picture
         timesteps = self.prepare_timesteps(num_inference_steps, start_strength)
         latents = self.prepare_latents(encoding.latents, timesteps[0], generators)
         draws = {"generator": generators} if "generator" in inspect.signature(self.scheduler.step).parameters else {}
+        conditions = Conditions(semantics.tokens if use_sca else None, masks if use_mff else None, encoding, padded)
 
-        def finish(latents: torch.Tensor) -> torch.Tensor:
-            decoded = self.decode_latents(latents, encoding)[..., : SCALE * height, : SCALE * width]
-            return self.finish_image(
-                decoded, lr_image, encoding.lr_image[..., :height, :width], color_fix, color_fix_strength
-            )
+        def finish(latents: torch.Tensor, kind: str, report=None):
+            return self.finish_tiles(latents, lr_image, conditions, tiles, kind, color_fix, color_fix_strength, report)
 
-        # 8. Denoising: ControlNet, mask, U-Net, scheduler
+        # 8. Denoising: ControlNet, mask, U-Net; the tiles' predictions blended into one; scheduler
         with clock.measure("denoising"), self.progress_bar(total=len(timesteps)) as progress:
-            padded_masks = F.pad(
-                masks, (0, SCALE * (padded.shape[-1] - width), 0, SCALE * (padded.shape[-2] - height)), mode="replicate"
-            )
+            of_tile = self.tile_conditions(conditions, tiles)
             for index, timestep in enumerate(timesteps):
-                if self.interrupt:
-                    raise Interrupted(f"stopped before step {index + 1} of {len(timesteps)}")
-                prediction = self.denoise(
-                    torch.cat([latents] * 2) if guided else latents,
-                    timestep,
-                    prompt_embeds,
-                    segmentation_tokens,
-                    torch.cat([encoding.condition] * 2) if guided else encoding.condition,
-                    (torch.cat([padded_masks] * 2) if guided else padded_masks) if use_mff else None,
-                    controlnet_conditioning_scale,
+                self.stop_if_interrupted(index, len(timesteps))
+                predict = partial(
+                    self.guided_denoise,
+                    timestep=timestep,
+                    prompt_embeds=prompt_embeds,
+                    guidance_scale=guidance_scale,
+                    conditioning_scale=controlnet_conditioning_scale,
                 )
-                if guided:
-                    unconditional, conditional = prediction.chunk(2)
-                    prediction = unconditional + guidance_scale * (conditional - unconditional)
+                prediction = tiles.blend(
+                    lambda tile: predict(tile.of(latents, LATENT_SCALE), *of_tile(tile)),  # noqa: B023
+                    report("denoising", index, len(timesteps)),
+                )
                 step = self.scheduler.step(prediction, timestep, latents, **draws)
                 latents = step.prev_sample
                 if callback_on_step_end is not None:
                     estimate = clean_estimate(self.scheduler, step)
-                    values = {"latents": latents, "estimate": estimate}
-                    values["preview"] = partial(lambda current: to_output(finish(current), "pil"), estimate)
+                    values = {"latents": latents, "estimate": estimate, "tiles": len(tiles)}
+                    values["preview"] = partial(finish, estimate, "pil")
                     changed = callback_on_step_end(self, index, int(timestep), values)
                     latents = (changed or {}).get("latents", latents)
                 progress.update()
 
         # 9. Decode; colour from the LR image, faint texture taken back
         with clock.measure("decode"):
-            result = finish(latents)
+            images = finish(latents, output_type, report("decode"))
 
-        # 10. Output format
-        images = to_output(result, output_type)
+        # 10. Output
         clock.seconds["total"] = time.perf_counter() - started
         self.maybe_free_model_hooks()
         output = SISRMOutput(
             images=images,
             class_map=semantics.output.class_map,
             labels=semantics.output.labels,
-            mff_mask=[mask.bool().cpu().numpy() for mask in masks[:, 0]],
+            mff_mask=[mask.cpu().numpy() for mask in masks[:, 0]],
             prompt=semantics.output.prompt,
             seed=seeds,
             timings=clock.seconds,
+            tiles=len(tiles),
+            tile_size=tiles.size,
+            notices=["smaller_tiles"] if tiles.shrunk else [],
         )
         return output if return_dict else output.to_tuple()
 
@@ -350,6 +364,7 @@ class SISRMPipeline(DiffusionPipeline):
         start_strength,
         color_fix,
         color_fix_strength,
+        tile_size,
         output_type,
     ) -> None:
         """Raise ParameterError for the first argument that is not accepted."""
@@ -359,6 +374,7 @@ class SISRMPipeline(DiffusionPipeline):
         require_number("controlnet_conditioning_scale", conditioning_scale, 0, 2)
         require_number("start_strength", start_strength, 0.01, 1)
         require_number("color_fix_strength", color_fix_strength, 0, 1)
+        require_integer("tile_size", tile_size, SMALLEST_TILE, LARGEST_TILE)
         if color_fix not in COLOR_FIXES:
             raise ParameterError("color_fix", color_fix, "one of " + ", ".join(COLOR_FIXES))
         if output_type not in ("pil", "np", "pt"):
@@ -402,14 +418,18 @@ class SISRMPipeline(DiffusionPipeline):
             raise ParameterError("generator", generator, f"a torch.Generator or a list of {count}")
         return generators, [entry.initial_seed() for entry in generators]
 
+    def read_classes(self, lr_image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Eq 1, 2 on (B, 3, h, w) in [0, 1] -> (class probabilities (B, 150, h', w'), E_m, label logits (B, 150))."""
+        pixels = segmenter_input(lr_image, SEGMENTER_SIDE).to(self.segmenter.dtype)
+        probabilities = self.segmenter(pixels).logits.float().softmax(1)
+        return probabilities, *self.sape(probabilities.to(self.sape.dtype))
+
     def extract_semantics(
         self, lr_image: torch.Tensor, top_k: int, labels=None, extend_labels: bool = False, use_sape: bool = True
     ) -> Semantics:
         """SAPE on (B, 3, h, w) in [0, 1] (eq 1, 2); without it only the segmenter's class map."""
         given = given_labels(labels, len(lr_image), self.config.free_text)
-        pixels = segmenter_input(lr_image, SEGMENTER_SIDE).to(self.segmenter.dtype)
-        probabilities = self.segmenter(pixels).logits.float().softmax(1)
-        mask_embedding, logits = self.sape(probabilities.to(self.sape.dtype))
+        probabilities, mask_embedding, logits = self.read_classes(lr_image)
         class_map = class_map_of(probabilities, (SCALE * lr_image.shape[-2], SCALE * lr_image.shape[-1]))
         chosen = [
             join_labels(
@@ -452,7 +472,7 @@ class SISRMPipeline(DiffusionPipeline):
         )
 
     def prepare_masks(self, semantics: Semantics, region_mask, use_mff: bool) -> torch.Tensor:
-        """M of every image, (B, 1, 4h, 4w), 0 or 1; ones where MFF is off."""
+        """M of every image, (B, 1, 4h, 4w) bool; all of it where MFF is off."""
         masks = []
         for class_map, indices in zip(semantics.output.class_map, semantics.region_classes):
             classes = torch.from_numpy(class_map).to(self._execution_device)
@@ -477,6 +497,28 @@ class SISRMPipeline(DiffusionPipeline):
             [torch.randn(start.shape[1:], generator=entry, device=entry.device).to(start) for entry in generators]
         )
         return self.scheduler.add_noise(start, noise, timestep.reshape(1).expand(len(start)))
+
+    def stop_if_interrupted(self, step: int | None = None, steps: int | None = None) -> None:
+        """Raise Interrupted where `interrupt` was set."""
+        if self.interrupt:
+            where = "between two tiles" if step is None else f"before step {step + 1} of {steps}"
+            raise Interrupted(f"stopped {where}")
+
+    def guided_denoise(
+        self, latents, segmentation_tokens, condition, mask, timestep, prompt_embeds, guidance_scale, conditioning_scale
+    ) -> torch.Tensor:
+        """`denoise` with classifier-free guidance, off at 1; `prompt_embeds` holds the negative prompt first where it is on."""
+        guided = guidance_scale > 1.0
+        twice = [None if given is None else torch.cat([given] * 2) if guided else given
+                 for given in (latents, segmentation_tokens, condition, mask)]  # fmt: skip
+        latents, segmentation_tokens, condition, mask = twice
+        prediction = self.denoise(
+            latents, timestep, prompt_embeds, segmentation_tokens, condition, mask, conditioning_scale
+        )
+        if not guided:
+            return prediction
+        unconditional, conditional = prediction.chunk(2)
+        return unconditional + guidance_scale * (conditional - unconditional)
 
     def denoise(
         self, latents, timestep, prompt_embeds, segmentation_tokens, condition, mask, conditioning_scale: float = 1.0
@@ -521,36 +563,17 @@ class SISRMPipeline(DiffusionPipeline):
         clean_lr: torch.Tensor,
         color_fix: str,
         strength: float = 1.0,
+        statistics: Statistics | None = None,
     ) -> torch.Tensor:
         """Decoded (B, 3, 4h, 4w) -> the picture, in [0, 1]: low frequencies ("wavelet", `color_fix_levels` of them) or statistics
-        ("adain") of `clean_lr`, the LR image without its noise, and faint texture that `lr_image` (B, 3, h, w) lacks taken back."""
+        ("adain") of `clean_lr`, the LR image without its noise, and faint texture that `lr_image` (B, 3, h, w) lacks taken back.
+        `statistics`: of the whole picture, where this is a part of it."""
         if color_fix != "none":
             reference = enlarge(clean_lr)
             if color_fix == "adain":
-                result = adain_fix(result, reference, strength)
+                result = adain_fix(result, reference, strength, statistics)
             else:
                 result = wavelet_fix(result, reference, strength, levels=self.config.color_fix_levels)
         if self.config.coring:
             result = core_detail(result, enlarge(lr_image), self.config.coring)
         return result.clamp(0, 1)
-
-
-def enlarge(image: torch.Tensor) -> torch.Tensor:
-    """(B, 3, h, w) in [0, 1] -> (B, 3, 4h, 4w), bicubic, in [0, 1]."""
-    return F.interpolate(image, scale_factor=SCALE, mode="bicubic").clamp(0, 1)
-
-
-def pad_to_multiple(image: torch.Tensor, multiple: int) -> torch.Tensor:
-    """Repeat the last row and column until both sides of (B, C, h, w) are multiples of `multiple`."""
-    bottom, right = (math.ceil(side / multiple) * multiple - side for side in image.shape[-2:])
-    return F.pad(image, (0, right, 0, bottom), mode="replicate")
-
-
-def to_output(images: torch.Tensor, output_type: str):
-    """(B, 3, H, W) in [0, 1] -> PIL list, float array (B, H, W, 3) or the tensor."""
-    if output_type == "pt":
-        return images
-    arrays = images.permute(0, 2, 3, 1).cpu().numpy()
-    return (
-        arrays if output_type == "np" else [Image.fromarray(array) for array in (arrays * 255).round().astype(np.uint8)]
-    )

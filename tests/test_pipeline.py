@@ -12,8 +12,9 @@ from PIL import Image
 
 from sisrm.class_map import class_map_of
 from sisrm.errors import ImageError, Interrupted, ParameterError, WeightsError
-from sisrm.pipeline import SISRMPipeline, pad_to_multiple
+from sisrm.pipeline import SISRMPipeline
 from sisrm.presets import default_preset, load_pipeline
+from sisrm.resize import pad_to_multiple
 from sisrm.runtime import choose_attention_backend, choose_device, describe, trained_parts
 
 
@@ -153,7 +154,7 @@ def test_output_types(tiny_pipeline, photo):
     )
     from_tensor = torch.from_numpy(np.asarray(photo)).permute(2, 0, 1)[None] / 255
     assert difference(tiny_pipeline(from_tensor, generator=seeded(), output_type="np").images, array) == 0
-    assert len(tiny_pipeline(photo, generator=seeded(), return_dict=False)) == 7
+    assert len(tiny_pipeline(photo, generator=seeded(), return_dict=False)) == 10
 
 
 @pytest.mark.parametrize(

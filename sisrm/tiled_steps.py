@@ -1,0 +1,129 @@
+"""The pipeline's steps for pictures in tiles: image branch, what IT2IC reads of each tile, and the finished picture.
+
+For a picture of one tile each of them is the plain step. Prompt, class map and M come from the whole picture; E_m comes from each tile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from sisrm.color import Statistics
+from sisrm.image_encoder import ImageEncoding
+from sisrm.resize import LATENT_SCALE, SCALE, enlarge
+from sisrm.tiling import Blend, Canvas, Tile, Tiles
+
+Report = Callable[[int, int], None]
+
+
+@dataclass
+class Conditions:
+    """What IT2IC reads beside the latents. tokens: E_m's (B, L_m, C) or None without SCA, of the whole picture; masks: M, (B, 1, 4h, 4w)
+    bool, or None without MFF; encoding: from `encode_tiles`; lr_image: padded."""
+
+    tokens: torch.Tensor | None
+    masks: torch.Tensor | None
+    encoding: ImageEncoding
+    lr_image: torch.Tensor
+
+
+class TiledSteps:
+    """Mixed into SISRMPipeline."""
+
+    def encode_tiles(self, padded: torch.Tensor, tiles: Tiles, report: Report | None = None) -> ImageEncoding:
+        """`encode_image` (eq 4) of the padded LR image. Of several tiles only what denoising reads at latent resolution is kept:
+        the latents, and the condition where there is an image encoder; the rest is None and is made again where it is needed."""
+        blends: dict[str, Blend] = {}
+
+        def start() -> dict[str, Blend]:
+            blends.clear()
+            return blends
+
+        def work(blends: dict, tile: Tile) -> None:
+            encoding = self.encode_image(tiles.wide(tile).of(padded))
+            if len(tiles) == 1:
+                blends["all"] = encoding
+                return
+            parts = {"latents": encoding.latents}
+            if self.image_encoder is not None:
+                parts["condition"] = encoding.condition
+            for name, part in parts.items():
+                own = tiles.narrow(part, tile, LATENT_SCALE)
+                blends.setdefault(name, Blend(tiles)).add(tile, own)
+
+        tiles.run(start, work, report)
+        if "all" in blends:
+            return blends["all"]
+        condition = blends["condition"].whole if "condition" in blends else None
+        return ImageEncoding(features=None, latents=blends["latents"].whole, condition=condition, lr_image=None)
+
+    def tile_conditions(self, conditions: Conditions, tiles: Tiles) -> Callable[[Tile], tuple]:
+        """-> a function that gives (segmentation tokens, condition, mask) of a tile, as `denoise` takes them."""
+        read: dict[Tile, torch.Tensor] = {}  # E_m of a tile is the same at every step
+
+        def of(tile: Tile) -> tuple[torch.Tensor | None, torch.Tensor, torch.Tensor | None]:
+            tokens, mask, encoding = conditions.tokens, None, conditions.encoding
+            if tokens is not None and len(tiles) > 1:
+                if tile not in read:
+                    read[tile] = self.sape.tokens(self.read_classes(tile.of(conditions.lr_image))[1])
+                tokens = read[tile]
+            if conditions.masks is not None:
+                mask = tile.of(conditions.masks, SCALE).float()
+                beyond = [SCALE * side - own for side, own in zip((tile.width, tile.height), mask.shape[:-3:-1])]
+                mask = F.pad(mask, (0, beyond[0], 0, beyond[1]), mode="replicate")
+            condition = encoding.condition
+            if condition is None:
+                condition = enlarge(tile.of(conditions.lr_image))
+            else:
+                condition = tile.of(condition, condition.shape[-1] / tiles.width)
+            return tokens, condition, mask
+
+        return of
+
+    def finish_tiles(
+        self,
+        latents: torch.Tensor,
+        lr_image: torch.Tensor,
+        conditions: Conditions,
+        tiles: Tiles,
+        output_type: str,
+        color_fix: str,
+        strength: float,
+        report: Report | None = None,
+    ):
+        """Latents -> the finished picture in `output_type`: decoded, colours from the LR image (B, 3, h, w), faint texture taken back.
+
+        Of several tiles each is decoded with its surroundings. AdaIN needs the statistics of the whole picture first, so it decodes twice.
+        """
+        size = tuple(SCALE * side for side in lr_image.shape[-2:])
+
+        def decode(tile: Tile) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+            """(decoded, LR image, LR image without its noise) of the tile and its surroundings, without the padding."""
+            wide = tiles.wide(tile)
+            encoding = conditions.encoding
+            if len(tiles) > 1:
+                encoding = self.encode_image(wide.of(conditions.lr_image))
+            decoded = self.decode_latents(wide.of(latents, LATENT_SCALE), encoding)
+            own = wide.of(lr_image)
+            height, width = own.shape[-2:]
+            return decoded[..., : SCALE * height, : SCALE * width], own, encoding.lr_image[..., :height, :width]
+
+        def gather(gathered: Statistics, tile: Tile) -> None:
+            decoded, _, clean = decode(tile)
+            decoded, clean = (tiles.narrow(part, tile, SCALE) for part in (decoded, enlarge(clean)))
+            weight = tiles.weight(tile, SCALE)[: decoded.shape[-2], : decoded.shape[-1]]
+            gathered.add(decoded, clean, weight.to(decoded))
+
+        statistics = None
+        if color_fix == "adain" and len(tiles) > 1:
+            statistics = tiles.run(Statistics, gather)
+
+        def work(canvas: Canvas, tile: Tile) -> None:
+            finished = self.finish_image(*decode(tile), color_fix, strength, statistics)
+            canvas.put(tile, tiles.narrow(finished, tile, SCALE))
+
+        canvas = tiles.run(lambda: Canvas(tiles, len(lr_image), size, SCALE, output_type), work, report)
+        return canvas.result(lr_image.device)
