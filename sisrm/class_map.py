@@ -18,7 +18,7 @@ def class_map_of(probabilities: torch.Tensor, size: tuple[int, int]) -> torch.Te
     shrink = min(1.0, LONG_SIDE / max(size))
     inner = [max(1, round(side * shrink)) for side in size]
     maps = torch.cat([_interpolated_argmax(entry[None], inner) for entry in probabilities])
-    return F.interpolate(maps.float(), size=size, mode="nearest-exact")[:, 0].to(torch.uint8)
+    return F.interpolate(maps, size=size, mode="nearest-exact")[:, 0]
 
 
 def possible_winners(probabilities: torch.Tensor) -> torch.Tensor:
