@@ -172,6 +172,17 @@ def test_a_resumed_run_ends_where_an_unbroken_one_does(photos, tmp_path):
     train(It2icStage(tiny_pipe(), crop=64), photos, settings(tmp_path / "broken", steps=4, ema_decay=0.5, resume=True))
     resumed = SegmentationControlNet.from_pretrained(tmp_path / "broken/model/controlnet").state_dict()
     assert all(torch.equal(whole[key], resumed[key]) for key in whole)
+    # killed between two renames: the new checkpoint is whole and has the old one's place still to take
+    (tmp_path / "broken/checkpoint").rename(tmp_path / "broken/checkpoint.new")
+    train(It2icStage(tiny_pipe(), crop=64), photos, settings(tmp_path / "broken", steps=4, ema_decay=0.5, resume=True))
+    again = SegmentationControlNet.from_pretrained(tmp_path / "broken/model/controlnet").state_dict()
+    assert all(torch.equal(whole[key], again[key]) for key in whole)
+    # killed while the new one was written: the old one counts
+    (tmp_path / "broken/checkpoint.new").mkdir()
+    (tmp_path / "broken/checkpoint.new/model.safetensors").write_text("half")
+    train(It2icStage(tiny_pipe(), crop=64), photos, settings(tmp_path / "broken", steps=4, ema_decay=0.5, resume=True))
+    assert json.loads((tmp_path / "broken/checkpoint/progress.json").read_text())["step"] == 4
+    assert not (tmp_path / "broken/checkpoint.new").exists()
 
 
 def test_resuming_nothing_is_an_error(photos, tmp_path):

@@ -5,12 +5,10 @@ A `Stage` is a module whose forward is its loss; the loop knows nothing about wh
 
 from __future__ import annotations
 
-import json
 import logging
 import math
-import shutil
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -20,8 +18,9 @@ from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from sisrm.errors import ParameterError, WeightsError
+from sisrm.errors import ParameterError
 from sisrm.training.batches import Batches
+from sisrm.training.checkpoints import load_checkpoint, save_checkpoint
 from sisrm.training.data import Crops, CropSettings, Photos
 from sisrm.training.optimizers import build as build_optimizers
 from sisrm.training.randomness import StepGenerator
@@ -232,32 +231,3 @@ def rate_factor(step: int, done: float, settings: LoopSettings) -> float:
     """Linear warm-up, then a cosine from 1 to `final_rate` as `done` goes from 0 to 1."""
     cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
     return min(1.0, (step + 1) / max(1, settings.warmup)) * (settings.final_rate + (1 - settings.final_rate) * cosine)
-
-
-def save_checkpoint(
-    accelerator, stage, ema, averaged, output: Path, settings: LoopSettings, step: int, seconds: float
-) -> None:
-    """OUTPUT/checkpoint to go on from and OUTPUT/model with the averaged weights; replaced only when the new one is complete."""
-    accelerator.wait_for_everyone()
-    fresh = output / "checkpoint.new"
-    accelerator.save_state(str(fresh))
-    accelerator.wait_for_everyone()  # each process writes a file of its own there
-    if accelerator.is_main_process:
-        state = {"step": step, "seconds": seconds, "stage": stage.name, "settings": asdict(settings)}
-        (fresh / "progress.json").write_text(json.dumps(state, indent=1))
-        shutil.rmtree(output / "checkpoint", ignore_errors=True)
-        fresh.rename(output / "checkpoint")
-        ema.store(averaged)
-        ema.copy_to(averaged)
-        stage.save(output / "model")
-        ema.restore(averaged)
-    accelerator.wait_for_everyone()
-
-
-def load_checkpoint(accelerator, output: Path) -> dict:
-    """Restore weights, optimisers and averages -> {"step", "seconds"}. Raises WeightsError when there is nothing to resume."""
-    folder = output / "checkpoint"
-    if not (folder / "progress.json").exists():
-        raise WeightsError(f"nothing to resume in {output}: expected {folder.name}/progress.json there")
-    accelerator.load_state(str(folder))
-    return json.loads((folder / "progress.json").read_text())

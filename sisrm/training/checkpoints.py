@@ -1,0 +1,53 @@
+"""What a run leaves behind while it goes on: a checkpoint to go on from, and a pipeline folder with the averaged weights.
+
+A run may be killed at any moment: there is a whole checkpoint from the first one on, the newest or the one before.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+
+from sisrm.errors import WeightsError
+
+WHOLE = "progress.json"  # is written last
+
+
+def save_checkpoint(accelerator, stage, ema, averaged, output: Path, settings, step: int, seconds: float) -> None:
+    """OUTPUT/checkpoint to go on from and OUTPUT/model with the averaged weights.
+
+    Args:
+        accelerator: with everything prepared. stage, ema, averaged: what is trained, its averages, and the parameters they are of.
+        settings: the loop's. step: how many are done. seconds: of work so far.
+    """
+    fresh, kept = output / "checkpoint.new", output / "checkpoint"
+    if accelerator.is_main_process:
+        shutil.rmtree(fresh, ignore_errors=True)
+    accelerator.wait_for_everyone()
+    accelerator.save_state(str(fresh))
+    accelerator.wait_for_everyone()  # each process writes a file of its own there
+    if accelerator.is_main_process:
+        state = {"step": step, "seconds": seconds, "stage": stage.name, "settings": asdict(settings)}
+        unfinished = fresh / (WHOLE + ".tmp")
+        unfinished.write_text(json.dumps(state, indent=1))
+        os.replace(unfinished, fresh / WHOLE)
+        shutil.rmtree(kept, ignore_errors=True)
+        fresh.rename(kept)
+        ema.store(averaged)
+        ema.copy_to(averaged)
+        stage.save(output / "model")
+        ema.restore(averaged)
+    accelerator.wait_for_everyone()
+
+
+def load_checkpoint(accelerator, output: Path) -> dict:
+    """Restore weights, optimisers and averages -> {"step", "seconds"}. Raises WeightsError when there is nothing to resume."""
+    # a whole new one beside the old one, or alone, is what a run leaves that is killed while it puts one in the other's place
+    folder = next((name for name in ("checkpoint.new", "checkpoint") if (output / name / WHOLE).is_file()), None)
+    if folder is None:
+        raise WeightsError(f"nothing to resume in {output}: expected checkpoint/{WHOLE} there")
+    accelerator.load_state(str(output / folder))
+    return json.loads((output / folder / WHOLE).read_text())
