@@ -25,11 +25,14 @@ def main() -> None:
     # xformers complains at import where it has no kernels; the attention backend is chosen by trying, and the app says which it is.
     logging.getLogger("xformers").setLevel(logging.ERROR)
 
-    from diffusers.utils import logging as diffusers_logging
+    from sisrm.startup import swift_imports
 
-    from sisrm.errors import SISRMError
-    from sisrm.presets import load_or_fall_back
-    from sisrm.ui.blocks import build_app
+    with swift_imports():
+        from diffusers.utils import logging as diffusers_logging
+
+        from sisrm.errors import SISRMError
+        from sisrm.presets import load_or_fall_back
+        from sisrm.ui.blocks import build_app
 
     diffusers_logging.disable_progress_bar()
     try:

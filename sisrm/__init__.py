@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 
+from sisrm.startup import swift_imports
+
 __version__ = "0.1.0"
 
 # Loaded on first use, so that `import sisrm` and `--help` stay quick.
@@ -14,5 +16,7 @@ __all__ = ["SISRMPipeline", "__version__", "load_pipeline"]
 
 def __getattr__(name: str):
     if name in _LAZY:
-        return getattr(importlib.import_module(_LAZY[name]), name)
+        with swift_imports():
+            module = importlib.import_module(_LAZY[name])
+        return getattr(module, name)
     raise AttributeError(f"module 'sisrm' has no attribute {name!r}")

@@ -42,6 +42,7 @@ LAYERS = [
     ["sisrm.conversion", "sisrm.decoding", "sisrm.weights"],
     ["sisrm.errors", "sisrm.labels"],
     ["sisrm"],
+    ["sisrm.startup"],
 ]
 
 

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from sisrm.errors import ParameterError
+from sisrm.startup import swift_imports
 
 FLAGS = {
     "num_inference_steps": "--steps",
@@ -79,10 +80,11 @@ def load(options: argparse.Namespace):
     Raises:
         ParameterError, WeightsError: see `sisrm.presets.load_pipeline`.
     """
-    import diffusers
-    import transformers
+    with swift_imports():
+        import diffusers
+        import transformers
 
-    from sisrm.presets import load_pipeline
+        from sisrm.presets import load_pipeline
     from sisrm.schedulers import choose_scheduler
 
     # Bars and remarks of the libraries would bury the lines about files that cannot be used.
