@@ -149,6 +149,8 @@ def test_timesteps_come_from_the_whole_schedule(pipe):
     (["segmenter", "--model", "COMPACT", "--mixed-precision", "fp16"], "--mixed-precision is 'fp16'"),
     (["publish", "--trained-only", "--model", "COMPACT"], "--trained-only"),
     (["it2ic", "--model", "COMPACT", "--batch", "2", "--accumulation", "3", "--crop", "64"], "--batch is 2"),
+    (["it2ic", "--model", "COMPACT", "--accumulation", "0"], "--accumulation is 0"),
+    (["it2ic", "--model", "COMPACT", "--batch", "0"], "--batch is 0"),
 ])  # fmt: skip
 def test_what_does_not_go_together_is_one_line(pipe, photos, tmp_path, capsys, arguments, named):
     pipe.save_pretrained(tmp_path / "SD")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from sisrm.checks import require_integer
 from sisrm.errors import ParameterError
 from sisrm.training.optimizers import OPTIMIZERS
 from sisrm.training.recipes import RECIPES, Recipe, recipe_of, table
@@ -155,6 +156,9 @@ def _run_stage(args: argparse.Namespace, model: str, recipe: Recipe, share) -> i
     from sisrm.training.loop import LoopSettings, train
 
     output = Path(args.output)
+    for flag in ("steps", "batch", "accumulation", "crop"):
+        if getattr(args, flag) is not None:
+            require_integer(f"--{flag}", getattr(args, flag), 1, 10**9)
     optimizer = args.optimizer or recipe.optimizer
     if optimizer == "muon" and args.mixed_precision == "fp16":
         raise ParameterError("--mixed-precision", "fp16", "bf16 or no with muon, whose two optimisers share no scale")
