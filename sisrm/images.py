@@ -29,7 +29,7 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 MIN_SIDE = 16
 """Smallest accepted width and height in pixels."""
 
-MAX_PIXELS = 1_048_576
+MAX_PIXELS = 16 * 2**20
 """Largest accepted width times height, unless the environment variable SISRM_MAX_PIXELS says otherwise."""
 
 MAX_ASPECT = 16

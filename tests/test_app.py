@@ -22,7 +22,7 @@ from PIL import Image
 
 import sisrm.ui
 from sisrm.errors import ImageError, ParameterError
-from sisrm.images import read_photo
+from sisrm.images import NOTICES, read_photo
 from sisrm.ui import panels
 from sisrm.ui.blocks import build_app
 from sisrm.ui.endpoints import errors_for_people
@@ -270,11 +270,15 @@ def test_both_languages_say_the_same_things_and_every_text_is_used():
     source = "".join(
         path.read_text() for path in Path(inspect.getfile(sisrm.ui)).parent.glob("*.py") if path.name != "texts.py"
     )
-    made_up = {f"{name}_info" for name in ("top_k", "guidance", "steps")} | {
-        "part_sca",
-        "part_controlnet",
-        "part_image_encoder",
-    }
+    made_up = (
+        {f"{name}_info" for name in ("top_k", "guidance", "steps")}
+        | NOTICES.keys()
+        | {
+            "part_sca",
+            "part_controlnet",
+            "part_image_encoder",
+        }
+    )
     unused = [
         key for key in TEXTS["en"] if key not in made_up and f'"{key}"' not in source and f"texts.{key}" not in source
     ]

@@ -13,8 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from sisrm import cli
 from sisrm.errors import Interrupted, OutOfMemory, ParameterError
+from sisrm.images import NOTICES, Photo
+from sisrm.presets import load_pipeline
 from sisrm.tiling import OVERLAP, Axis, Canvas, Tiles
+from sisrm.ui.handlers import Handlers, check_settings
+from sisrm.ui.panels import made
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -347,6 +352,45 @@ def test_memory_grows_by_less_than_one_float_picture():
     # 8-bit results must be there: the picture, which Pillow keeps with four bytes a pixel, class map and M
     kept = 6 * (4 * 640) ** 2 / 2**20
     assert int(tiles) == 49 and float(large) - float(small) < kept + 0.5 * floats
+
+
+# On the command line and in the app
+
+
+def test_the_command_line_takes_a_tile_size(tiny_pipeline, tmp_path, capsys):
+    tiny_pipeline.save_pretrained(tmp_path / "tiny")
+    textured(90, 40).save(tmp_path / "a.png")
+    words = [
+        "upscale",
+        tmp_path / "a.png",
+        "-o",
+        tmp_path / "out.png",
+        "--preset",
+        tmp_path / "tiny",
+        "--seed",
+        3,
+        "--device",
+        "cpu",
+    ]
+    assert cli.main([str(word) for word in (*words, "--tile-size", 64)]) == 0
+    pipe = load_pipeline(str(tmp_path / "tiny"), device="cpu")
+    expected = pipe(textured(90, 40), generator=seeded(3), tile_size=64)
+    assert expected.tiles == 2 and Image.open(tmp_path / "out.png").tobytes() == expected.images[0].tobytes()
+    assert cli.main([str(word) for word in (*words, "--overwrite", "--tile-size", 63)]) == 2
+    assert "--tile-size is 63; accepted: a whole number from 64 to 1024" in capsys.readouterr().err
+
+
+def test_the_app_says_that_tiles_had_to_be_smaller(tiny_pipeline, tmp_path):
+    def full(module, inputs):
+        if max(inputs[0].shape[-2:]) > 40:
+            raise FAULTS[0]
+
+    settings = check_settings(steps=1, guidance_scale=1, top_k=2, mff=True, seed=0)
+    hook = tiny_pipeline.unet.register_forward_pre_hook(full)
+    report = Handlers(tiny_pipeline, {}).upscale(Photo(textured(96, 40)), settings, tmp_path).report
+    hook.remove()
+    assert report["notices"] == [{"code": "smaller_tiles", "text": NOTICES["smaller_tiles"]}]
+    assert made(report).count("smaller tiles") == 1 and "分块" in made(report, "zh")
 
 
 # The bundled model

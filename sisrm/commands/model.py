@@ -18,11 +18,12 @@ FLAGS = {
     "preset": "--preset",
     "fast": "--fast",
     "scheduler": "--scheduler",
+    "tile_size": "--tile-size",
     "device": "--device",
 }
 """How the command line spells the pipeline's parameters, for error messages."""
 
-_CALL_OPTIONS = ("num_inference_steps", "guidance_scale", "top_k", "use_mff", "labels", "extend_labels")
+_CALL_OPTIONS = ("num_inference_steps", "guidance_scale", "top_k", "use_mff", "labels", "extend_labels", "tile_size")
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,6 +60,12 @@ def add_call_arguments(parser: argparse.ArgumentParser) -> None:
     call.add_argument("--guidance-scale", type=float, metavar="X", help="how strongly the prompt guides; 1 is off")
     call.add_argument(
         "--top-k", type=int, metavar="K", help="at most how many labels the prompt takes from what is seen"
+    )
+    call.add_argument(
+        "--tile-size",
+        type=int,
+        metavar="N",
+        help="largest side of a tile in pixels of the photo, 64 to 1024; smaller takes less memory and more time",
     )
     call.add_argument(
         "--mff",

@@ -83,6 +83,8 @@ def _upscale(options: argparse.Namespace, share) -> int:
             pipe = model.load(options)
         recorder = extras.recorder(pipe, settings)
         result = pipe(image, generator=model.generator(options.seed), callback_on_step_end=recorder, **settings)
+        for notice in result.notices:
+            complain(f"{path}: {NOTICES[notice]}: {result.tile_size} pixels")
         names = [label.name for label in result.labels[0]]
         made_with = {"preset": pipe.preset, **pipe.defaults, **settings}
         if options.scheduler is not None:

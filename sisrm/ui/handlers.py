@@ -215,6 +215,7 @@ class Handlers:
             "seed": settings.seed,
             "local_control_share": round(float(np.mean(output.mff_mask[0])), 4),
             "output_size": list(enlarged.size),
+            "tiles": output.tiles,
             "timings": {name: round(float(seconds), 4) for name, seconds in output.timings.items()},
         }
         before = photo.image.resize(enlarged.size, Image.Resampling.BICUBIC)
@@ -257,7 +258,9 @@ class Handlers:
             "prompt": output.prompt[0],
             "regions": [{**asdict(entry), "share": round(entry.share, 4)} for entry in legend(class_map)],
             "input_size": list(photo.size),
-            "notices": [{"code": notice, "text": NOTICES[notice]} for notice in photo.notices],
+            "notices": [
+                {"code": notice, "text": NOTICES[notice]} for notice in (*photo.notices, *output.get("notices", ()))
+            ],
             **self.facts,
             "version": __version__,
         }

@@ -23,15 +23,14 @@ def semantics(report: Mapping[str, Any], lang: str = "en") -> str:
 
 
 def made(report: Mapping[str, Any], lang: str = "en") -> str:
-    """One line: sizes, time and seed of a run; and one more when only the first of several pictures was used."""
+    """One line: sizes, time and seed of a run; and one more for each notice."""
     width, height = report["input_size"]
     out_width, out_height = report["output_size"]
     line = text(
         "made", lang, width=width, height=height, out_width=out_width, out_height=out_height,
         seconds=report["timings"]["total"], seed=report["seed"],
     )  # fmt: skip
-    several = any(notice["code"] == "first_frame" for notice in report["notices"])
-    more = f'<p class="notice">{html.escape(text("first_frame", lang))}</p>' if several else ""
+    more = "".join(f'<p class="notice">{html.escape(text(notice["code"], lang))}</p>' for notice in report["notices"])
     return f'<p class="made">{html.escape(line)}</p>{more}'
 
 
