@@ -172,8 +172,10 @@ def write_image(image: Image.Image, path: str | os.PathLike, settings: dict | No
     ending = path.suffix.lower()
     if ending not in RESULT_EXTENSIONS:
         raise ParameterError("path", path.name, f"a name ending in {', '.join(RESULT_EXTENSIONS)}")
-    clean = image.copy()
-    clean.info = {}
+    clean = image
+    if image.info:  # a result has none, and may be a gigabyte
+        clean = image.copy()
+        clean.info = {}
     if ending == ".png":
         options = {"format": "PNG", "pnginfo": _png_chunks(settings)}
     else:
