@@ -77,8 +77,9 @@ def stable_diffusion(
     """
     unet, vae = SD21_UNET if unet is None else unet, VAE if vae is None else vae
     net, autoencoder = _ready(UNet2DConditionModel, unet, device, dtype), _ready(AutoencoderKL, vae, device, dtype)
-    controlnet = ControlNetModel.from_unet(net, load_weights_from_unet=False)
-    controlnet = controlnet.to(device, dtype, memory_format=torch.channels_last).eval()
+    with building_in(dtype):
+        controlnet = ControlNetModel.from_unet(net, load_weights_from_unet=False)
+    controlnet = controlnet.to(device, memory_format=torch.channels_last).eval()
     factor = 2 ** (len(autoencoder.config.block_out_channels) - 1)
     image = _noise((1, 3, 4 * size, 4 * size), device, dtype)
     latents = _noise((1, net.config.in_channels, 4 * size // factor, 4 * size // factor), device, dtype)

@@ -5,6 +5,7 @@ The stages are the pipeline's own public steps. A stage inside another one is ta
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import operator
 import time
@@ -151,6 +152,7 @@ def memory_laps(device: torch.device) -> Callable[[], float] | None:
 
         return lap
     try:
+        _return_free_memory()
         _forget_peak()
         held = _status("VmRSS")
     except OSError:
@@ -162,6 +164,12 @@ def memory_laps(device: torch.device) -> Callable[[], float] | None:
         return peak - held
 
     return resident_lap
+
+
+def _return_free_memory() -> None:
+    """Give the system back what earlier work left free; without it the same work again seems to need nothing (glibc)."""
+    if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+        libc.malloc_trim(0)
 
 
 def _forget_peak() -> None:
