@@ -11,7 +11,7 @@ from diffusers.utils import BaseOutput
 from sisrm.errors import ParameterError
 from sisrm.sape import Label, user_labels
 
-SEGMENTER_SIDE = 256  # shorter side that the segmenter reads; more shows it nothing new in an image of 128
+SEGMENTER_SIDE = 320  # shorter side that the segmenter reads; of 256, 320 and 384 the one it was most often right at
 
 
 @dataclass

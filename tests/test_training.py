@@ -124,6 +124,25 @@ def test_it2ic_with_a_frozen_unet_trains_only_what_the_paper_trains():
     assert trained and all("segmentation_attention" in key or "norm_segmentation" in key for key in trained)
 
 
+@pytest.mark.parametrize(
+    "shares, silent, heard",
+    [
+        ({"blind_share": 1.0, "truth_share": 0.0}, "vae.lr_fusion.weight", "unet.conv_out.weight"),
+        ({"blind_share": 0.0, "truth_share": 1.0}, "unet.conv_out.weight", "vae.lr_fusion.weight"),
+    ],
+)
+def test_finishing_can_take_the_lr_features_or_the_sampler_away_from_the_decoder(shares, silent, heard):
+    pipe = tiny_pipe()
+    stage = FinishingStage(pipe, None, crop=64, adversarial_weight=0.0, **shares)
+    torch.nn.init.normal_(pipe.vae.lr_fusion.weight)
+    batch = torch.rand(2, 3, 64, 64)
+    result = stage.restore(batch[..., ::4, ::4], batch, torch.Generator().manual_seed(0))
+    result.square().sum().backward()
+    gradients = {name: part.grad for name, part in stage.named_parameters()}
+    assert gradients[silent] is None or not gradients[silent].any()
+    assert gradients[heard].any()
+
+
 def test_the_label_generator_can_be_refitted_on_a_fixed_mask_embedding(photos, tmp_path):
     pipe = tiny_pipe()
     pipe.save_pretrained(tmp_path / "in")

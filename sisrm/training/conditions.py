@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from diffusers.models.modeling_outputs import AutoencoderKLOutput
 
 from sisrm.labels import CLASS_NAMES
-from sisrm.pipeline import SISRMPipeline
+from sisrm.pipeline import SEGMENTER_SIDE, SISRMPipeline
 from sisrm.sape import choose_labels, prompt_of, segmenter_input
 from sisrm.training.data import UNSURE
 from sisrm.training.randomness import generators_of, random_uniform
@@ -61,9 +61,11 @@ def encode_hr(pipe: SISRMPipeline, hr: torch.Tensor) -> torch.Tensor:
 def read_semantics(pipe: SISRMPipeline, lr: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """SAPE on LR crops: (E_m, label distribution (B, 150), class map (B, 4h, 4w)).
 
-    A crop is read at twice its size, which is the scale at which the pipeline reads the reference input of 128.
+    A crop is read at the scale at which the pipeline reads the reference input of 128.
     """
-    probabilities = pipe.segmenter(segmenter_input(lr, 2 * min(lr.shape[-2:]))).logits.float().softmax(1)
+    probabilities = (
+        pipe.segmenter(segmenter_input(lr, round(min(lr.shape[-2:]) * SEGMENTER_SIDE / 128))).logits.float().softmax(1)
+    )
     mask_embedding, logits = pipe.sape(probabilities)
     size = [4 * side for side in lr.shape[-2:]]
     # the likeliest class first, then enlarged: M is only needed at the residuals' resolutions, which are lower still

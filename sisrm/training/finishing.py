@@ -4,10 +4,15 @@ A decoder that has only seen clean latents does not know the sampler's errors; h
 runs as at inference, colour correction included; its last step, the decoder, the image encoder and the decoder's LR features learn from
 the picture: L1, local gradient energy, the teacher's features, and a discriminator (Ledig et al. 2017; Wang et al. 2021).
 Eq 9 and the latent estimate stay in the loss, so that the U-Net goes on being a diffusion model.
+
+Left to itself the decoder draws the picture from the LR features alone, and what labels, E_m and MFF do to the latents is not seen. So
+some images are decoded without those features, which leaves the latents to carry the picture, and some batches from the true latents,
+which are worth listening to.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -16,13 +21,15 @@ from torch import nn
 
 from sisrm.color import wavelet_fix
 from sisrm.evaluation.teacher import Teacher, feature_distance, teacher_input
+from sisrm.image_encoder import ImageEncoding
 from sisrm.pipeline import SCALE, SISRMPipeline, enlarge
 from sisrm.training.autoencoder import gradient_l1
+from sisrm.training.conditions import encode_hr
 from sisrm.training.data import CropSettings
 from sisrm.training.discriminator import PatchDiscriminator
 from sisrm.training.it2ic import condition_on, draw_timesteps, it2ic_losses
 from sisrm.training.loop import Stage
-from sisrm.training.randomness import random_normal
+from sisrm.training.randomness import random_normal, random_uniform
 
 SHALLOW_MAPS = 8  # of the teacher's 18: stem and blocks down to an eighth of the size
 
@@ -53,8 +60,9 @@ def grid_l1(a: torch.Tensor, b: torch.Tensor, period: int = 8, window: int = 96)
 
 
 class FinishingStage(Stage):
-    """Args: weights of the losses; 0 switches a loss off. warmup: batches in which the discriminator learns
-    without a say, and over as many more its weight rises to the full."""
+    """Args: weights of the losses; 0 switches a loss off. blind_share: share of images decoded without LR features. truth_share: share
+    of batches decoded from the true latents. deep_share: share of batches whose teacher features are compared to the last map. warmup:
+    batches in which the discriminator learns without a say, and over as many more its weight rises to the full."""
 
     name = "finishing"
 
@@ -69,10 +77,13 @@ class FinishingStage(Stage):
         grid_weight: float = 10.0,
         diffusion_weight: float = 0.1,
         estimate_weight: float = 0.1,
-        feature_weight: float = 0.5,
+        feature_weight: float = 1.0,
         adversarial_weight: float = 0.01,
         warmup: int = 200,
         dropout: float = 0.1,
+        blind_share: float = 0.25,
+        truth_share: float = 0.1,
+        deep_share: float = 0.5,
     ):
         super().__init__()
         self.pipe, self.teacher, self.crop, self.dropout, self.warmup = pipe, teacher, crop, dropout, warmup
@@ -80,6 +91,7 @@ class FinishingStage(Stage):
         self.energy_weight, self.grid_weight = energy_weight, grid_weight
         self.diffusion_weight, self.estimate_weight = diffusion_weight, estimate_weight
         self.feature_weight, self.adversarial_weight = feature_weight, adversarial_weight
+        self.blind_share, self.truth_share, self.deep_share = blind_share, truth_share, deep_share
         self.roles = ("generator", "discriminator") if adversarial_weight else ("generator",)
         self.text_encoder = pipe.text_encoder.requires_grad_(False)
         self.segmenter, self.sape = pipe.segmenter.requires_grad_(False).eval(), pipe.sape.requires_grad_(False)
@@ -118,7 +130,7 @@ class FinishingStage(Stage):
                 "margin": float((truth - verdict).detach().mean())
             }
         hr, lr = batch["hr"], batch["lr"]
-        result = self.restore(lr, generator)
+        result = self.restore(lr, hr, generator)
         enlarged = F.interpolate(lr, scale_factor=SCALE, mode="bicubic").clamp(0, 1)
         self._judged = (result.detach(), hr, enlarged)
         pixels, edges = F.l1_loss(result, hr), gradient_l1(result, hr)
@@ -131,8 +143,8 @@ class FinishingStage(Stage):
         loss = loss + self.grid_weight * grid
         figures["grid"] = float(grid.detach())
         if self.teacher is not None and self.feature_weight:
-            # the deep maps cost most and say least about texture: they are asked every fourth time
-            depth = None if int(torch.randint(4, (), generator=generator)) == 0 else SHALLOW_MAPS
+            # the deep maps cost most and say least about texture
+            depth = None if self.chance(self.deep_share, generator) else SHALLOW_MAPS
             with torch.no_grad():
                 wanted = self.teacher.features(teacher_input(true), depth)
             distance = feature_distance(self.teacher.features(teacher_input(seen), depth), wanted).mean()
@@ -156,13 +168,27 @@ class FinishingStage(Stage):
             self.batches += 1
         return loss, figures | {"energy": float(energy)}
 
-    def restore(self, lr: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """The pipeline's sampling with gradients in its last step, and the decoder: LR crops -> (B, 3, 4h, 4w) around [0, 1]."""
+    def restore(self, lr: torch.Tensor, hr: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """LR crops as the pipeline restores them, with gradients in the last step and the decoder -> (B, 3, 4h, 4w) around [0, 1].
+
+        hr: (B, 3, 4h, 4w), for the batches that are decoded from the true latents.
+        """
+        pipe = self.pipe
+        encoding = pipe.encode_image(lr)
+        if self.chance(self.truth_share, generator):
+            latents = encode_hr(pipe, hr)
+        else:
+            latents = self.sample(lr, encoding, generator)
+        seeing = random_uniform((len(lr), 1, 1, 1), generator).to(lr.device) >= self.blind_share
+        decoded = pipe.decode_latents(latents, replace(encoding, features=encoding.features * seeing))
+        return wavelet_fix(decoded, enlarge(encoding.lr_image), levels=pipe.config.color_fix_levels)
+
+    def sample(self, lr: torch.Tensor, encoding: ImageEncoding, generator: torch.Generator) -> torch.Tensor:
+        """Latents from the sampler, in the default number of steps or in one."""
         pipe, defaults = self.pipe, self.pipe.defaults
         tokens, prompts, mask = condition_on(pipe, lr, generator, self.dropout)
         text = pipe.encode_prompt(prompts)
-        encoding = pipe.encode_image(lr)
-        steps = defaults["num_inference_steps"] if torch.rand((), generator=generator) < 0.7 else 1
+        steps = defaults["num_inference_steps"] if self.chance(0.5, generator) else 1
         timesteps = pipe.prepare_timesteps(steps, defaults["start_strength"])
         noise = random_normal(encoding.latents.shape, generator, encoding.latents)
         latents = pipe.scheduler.add_noise(encoding.latents, noise, timesteps[:1].expand(len(lr)))
@@ -170,8 +196,12 @@ class FinishingStage(Stage):
             with torch.set_grad_enabled(torch.is_grad_enabled() and index == len(timesteps) - 1):
                 prediction = pipe.denoise(latents, timestep, text, tokens, encoding.condition, mask)
                 latents = pipe.scheduler.step(prediction, timestep, latents).prev_sample
-        decoded = pipe.decode_latents(latents, encoding)
-        return wavelet_fix(decoded, enlarge(encoding.lr_image), levels=pipe.config.color_fix_levels)
+        return latents
+
+    @staticmethod
+    def chance(share: float, generator: torch.Generator) -> bool:
+        """True in `share` of the calls."""
+        return float(torch.rand((), generator=generator)) < share
 
     def save(self, folder: Path) -> None:
         for name in ("vae", "image_encoder", "controlnet", "unet"):
