@@ -198,6 +198,10 @@ def train(stage: Stage, photos: Photos, settings: LoopSettings) -> dict[str, flo
     elapsed = progress["seconds"] + time.monotonic() - started
     save_checkpoint(accelerator, stage, ema, averaged, output, settings, finished, elapsed)
     smoothed = of_all_processes(accelerator, smoothed)
+    # The wrapper's reducer would let the process group go while it holds the interpreter's lock, which gloo's threads wait for: now and
+    # then a process never ended. Gone before the group, it cannot.
+    del wrapped
+    accelerator.free_memory()
     accelerator.end_training()
     return smoothed
 
