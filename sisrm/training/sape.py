@@ -72,9 +72,8 @@ class LabelsStage(Stage):
 
 
 class SapeStage(Stage):
-    """Eq 6. Args: balance: lambda; class_balance: weight of the same cross-entropy on the segmenter's classes, pixel by pixel (without it
-    classes that the mask encoder does not tell apart are free to change places, and did); rank: of LoRA on SegFormer's attention and decode
-    head, on mask encoder and label generator; scale, degradations: of the crops, see `CropSettings`."""
+    """Eq 6. Args: balance: lambda; rank: of LoRA on SegFormer's attention and decode head, on mask encoder and label generator;
+    scale, degradations: of the crops, see `CropSettings`."""
 
     name = "sape"
 
@@ -84,7 +83,6 @@ class SapeStage(Stage):
         crop: int = 384,
         side: int = SEGMENTER_SIDE,
         balance: float = 0.1,
-        class_balance: float = 0.3,
         rank: int = LORA_RANK,
         scale: tuple[float, float] = (0.7, 1.0),
         degradations: tuple[tuple[str, float], ...] = DEGRADATION_MIX,
@@ -94,7 +92,7 @@ class SapeStage(Stage):
         self.teacher_sape = copy.deepcopy(pipe.sape).requires_grad_(False).eval()
         self.segmenter = with_lora(pipe.segmenter, SEGMENTER_LAYERS, rank)
         self.sape = with_lora(pipe.sape, SAPE_LAYERS, rank)
-        self.crop, self.side, self.balance, self.class_balance = crop, side, balance, class_balance
+        self.crop, self.side, self.balance = crop, side, balance
         self.scale, self.degradations = scale, degradations
 
     def crops(self) -> CropSettings:
@@ -116,10 +114,8 @@ class SapeStage(Stage):
         mask, logits = self.sape(probabilities)
         likeness = scale_free_error(mask.float(), wanted_mask.float())
         agreement = cross_entropy(logits.float(), wanted_logits.float().softmax(-1))
-        classes = cross_entropy(probabilities.clamp(min=1e-7).log().movedim(1, -1), wanted_probabilities.movedim(1, -1))
         same = (probabilities.argmax(1) == wanted_probabilities.argmax(1)).float().mean()
-        loss = likeness + self.balance * agreement + self.class_balance * classes
-        return loss, {"mask": float(likeness.detach()), "classes": float(classes.detach()), "same_class": float(same)}
+        return likeness + self.balance * agreement, {"mask": float(likeness.detach()), "same_class": float(same)}
 
     def save(self, folder: Path) -> None:
         """LoRA merged: what is published is a plain SegFormer and a plain SAPE."""
