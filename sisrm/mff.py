@@ -19,7 +19,7 @@ class MaskFeatureFusion(ModelMixin, ConfigMixin):
     """Builds M and multiplies it onto ControlNet residuals. It has no weights.
 
     Args:
-        threshold: a user-drawn region counts where it is at least this (0..1).
+        threshold: a user-drawn region counts where it is at least this (0..1), or at most minus this.
     """
 
     config_name = "config.json"
@@ -33,12 +33,12 @@ class MaskFeatureFusion(ModelMixin, ConfigMixin):
     def region(
         self, class_map: torch.Tensor, label_indices: list[int], user_region: torch.Tensor | np.ndarray | None = None
     ) -> torch.Tensor:
-        """M: where the class is among the chosen labels, joined with what the user drew.
+        """M: where the class is among the chosen labels, joined with what the user drew, without what the user protected.
 
         Args:
             class_map: (H, W) class indices.
             label_indices: the chosen labels.
-            user_region: (h, w) of any size, bool or 0..1; resized by nearest neighbour.
+            user_region: (h, w) of any size, bool or -1..1: positive adds to M, negative takes out of it; resized by nearest neighbour.
         Returns: (H, W) bool. Raises ParameterError for a region that is not two-dimensional or not finite.
         """
         chosen = torch.tensor(label_indices, dtype=class_map.dtype, device=class_map.device)
@@ -49,8 +49,10 @@ class MaskFeatureFusion(ModelMixin, ConfigMixin):
                 raise ParameterError(
                     "region_mask", f"array of shape {tuple(drawn.shape)}", "a (height, width) mask of finite values"
                 )
-            drawn = (drawn >= self.cutoff).to(torch.uint8)  # before it is enlarged: a byte per pixel and no more
-            mask |= F.interpolate(drawn[None, None], size=tuple(class_map.shape), mode="nearest-exact")[0, 0].bool()
+            # Before it is enlarged: a byte per pixel and no more. 1 is M as it is.
+            drawn = 1 + (drawn >= self.cutoff).to(torch.uint8) - (drawn <= -self.cutoff).to(torch.uint8)
+            drawn = F.interpolate(drawn[None, None], size=tuple(class_map.shape), mode="nearest-exact")[0, 0]
+            mask = (mask | (drawn == 2)) & (drawn != 0)
         return mask
 
     def forward(

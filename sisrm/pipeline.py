@@ -24,22 +24,15 @@ from PIL import Image
 from sisrm.assembly import Parts, assemble
 from sisrm.attention import SEGMENTATION_TOKENS
 from sisrm.checks import require_integer, require_number
-from sisrm.class_map import class_map_of, largest_classes
 from sisrm.color import Statistics, adain_fix, wavelet_fix
 from sisrm.coring import core_detail
 from sisrm.errors import ImageError, Interrupted, ParameterError
 from sisrm.image_encoder import ImageEncoding
 from sisrm.images import MIN_SIDE, prepare_image
 from sisrm.resize import LATENT_SCALE, SCALE, enlarge, pad_to_multiple
-from sisrm.sape import Label, choose_labels, prompt_of, segmenter_input
+from sisrm.sape import Label, segmenter_input
 from sisrm.schedulers import clean_estimate
-from sisrm.semantics import (
-    SEGMENTER_SIDE,
-    SegmentationOutput,
-    Semantics,
-    given_labels,
-    join_labels,
-)
+from sisrm.semantics import SEGMENTER_SIDE, Reading, SegmentationOutput, Semantics, given_labels
 from sisrm.tiled_steps import Conditions, TiledSteps
 from sisrm.tiling import LARGEST_TILE, SMALLEST_TILE, Tiles
 
@@ -185,12 +178,15 @@ class SISRMPipeline(TiledSteps, DiffusionPipeline):
         use_sape: bool = True,
         labels: Sequence[str] | Sequence[Sequence[str]] | None = None,
         extend_labels: bool = False,
+        muted_labels: Sequence[str] | None = None,
+        reading: Reading | None = None,
         region_mask: np.ndarray | torch.Tensor | None = None,
         negative_prompt: str | None = None,
         controlnet_conditioning_scale: float = 1.0,
         start_strength: float | None = None,
         color_fix: str = "wavelet",
         color_fix_strength: float = 1.0,
+        detail_strength: float = 1.0,
         tile_size: int | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
         callback_on_step_end: Callable[[SISRMPipeline, int, int, dict], dict] | None = None,
@@ -211,11 +207,14 @@ class SISRMPipeline(TiledSteps, DiffusionPipeline):
             use_sape: E_m and predicted labels (eq 1, 2); False leaves both out, M is then the region of the `top_k` largest classes.
             labels: words that replace the predicted ones, for all images or a list per image; None or an empty list: predicted.
             extend_labels: put `labels` before the predicted ones instead of replacing them.
-            region_mask: (H, W), any size, 0..1: joined to M, for all images.
+            muted_labels: words taken out of the prompt, and with them their region out of M, for all images.
+            reading: of `read` on the same image, so that nothing is looked at again; None: read here.
+            region_mask: (H, W), any size, -1..1, for all images: joined to M where it is positive (from 0.5), out of M where negative.
             negative_prompt: what guidance leads away from; None: the default that the weights carry.
             controlnet_conditioning_scale: 0 to 2, strength of the ControlNet's residuals.
             start_strength: above 0 to 1, how far up the noise schedule denoising starts; lower stays closer to the LR image.
             color_fix: "wavelet", "adain" or "none". color_fix_strength: 0 to 1.
+            detail_strength: 0 to 2, how much of the detail that the enlarged LR image lacks is drawn; 1: all that the model made.
             tile_size: 64 to 1024 LR pixels; larger pictures are worked on in overlapping tiles of at most this side.
             generator: seeds the start noise (CPU); a list gives each image its own. None draws a fresh seed.
             callback_on_step_end: called as (pipeline, step index, timestep, values); values holds "latents", "estimate" (of the clean
@@ -247,6 +246,7 @@ class SISRMPipeline(TiledSteps, DiffusionPipeline):
             start_strength,
             color_fix,
             color_fix_strength,
+            detail_strength,
             tile_size,
             output_type,
         )
@@ -268,7 +268,7 @@ class SISRMPipeline(TiledSteps, DiffusionPipeline):
 
         # 3. SAPE: class map, E_m, labels (eq 1, 2)
         with clock.measure("segmentation"):
-            semantics = self.extract_semantics(lr_image, top_k, labels, extend_labels, use_sape)
+            semantics = self.extract_semantics(lr_image, top_k, labels, extend_labels, use_sape, muted_labels, reading)
 
         # 4. Text branch E_t (eq 3), with the negative prompt first where guidance is on
         with clock.measure("text"):
@@ -293,7 +293,8 @@ class SISRMPipeline(TiledSteps, DiffusionPipeline):
         conditions = Conditions(semantics.tokens if use_sca else None, masks if use_mff else None, encoding, padded)
 
         def finish(latents: torch.Tensor, kind: str, report=None):
-            return self.finish_tiles(latents, lr_image, conditions, tiles, kind, color_fix, color_fix_strength, report)
+            strengths = (color_fix_strength, detail_strength)
+            return self.finish_tiles(latents, lr_image, conditions, tiles, kind, color_fix, strengths, report)
 
         # 8. Denoising: ControlNet, mask, U-Net; the tiles' predictions blended into one; scheduler
         with clock.measure("denoising"), self.progress_bar(total=len(timesteps)) as progress:
@@ -349,11 +350,20 @@ class SISRMPipeline(TiledSteps, DiffusionPipeline):
         top_k: int | None = None,
         labels: Sequence[str] | Sequence[Sequence[str]] | None = None,
         extend_labels: bool = False,
+        muted_labels: Sequence[str] | None = None,
+        reading: Reading | None = None,
     ) -> SegmentationOutput:
         """Class map and label prompt alone, without diffusion; arguments as in `__call__`."""
         top_k = self.config.top_k if top_k is None else top_k
         require_integer("top_k", top_k, 1, 50)
-        return self.extract_semantics(self.prepare_lr_image(image), top_k, labels, extend_labels).output
+        lr_image = self.prepare_lr_image(image)
+        return self.extract_semantics(lr_image, top_k, labels, extend_labels, True, muted_labels, reading).output
+
+    @torch.no_grad()
+    def read(self, image: Image.Image | Sequence[Image.Image] | torch.Tensor) -> Reading:
+        """What the segmenter and SAPE see, from which prompt and M are chosen; for calls on one image with different settings."""
+        probabilities, mask_embedding, logits = self.read_classes(self.prepare_lr_image(image))
+        return Reading(probabilities, self.sape.tokens(mask_embedding), logits.float().softmax(1))
 
     def check_inputs(
         self,
@@ -364,6 +374,7 @@ class SISRMPipeline(TiledSteps, DiffusionPipeline):
         start_strength,
         color_fix,
         color_fix_strength,
+        detail_strength,
         tile_size,
         output_type,
     ) -> None:
@@ -374,6 +385,7 @@ class SISRMPipeline(TiledSteps, DiffusionPipeline):
         require_number("controlnet_conditioning_scale", conditioning_scale, 0, 2)
         require_number("start_strength", start_strength, 0.01, 1)
         require_number("color_fix_strength", color_fix_strength, 0, 1)
+        require_number("detail_strength", detail_strength, 0, 2)
         require_integer("tile_size", tile_size, SMALLEST_TILE, LARGEST_TILE)
         if color_fix not in COLOR_FIXES:
             raise ParameterError("color_fix", color_fix, "one of " + ", ".join(COLOR_FIXES))
@@ -425,27 +437,14 @@ class SISRMPipeline(TiledSteps, DiffusionPipeline):
         return probabilities, *self.sape(probabilities.to(self.sape.dtype))
 
     def extract_semantics(
-        self, lr_image: torch.Tensor, top_k: int, labels=None, extend_labels: bool = False, use_sape: bool = True
+        self, lr_image, top_k: int, labels=None, extend_labels=False, use_sape=True, muted_labels=None, reading=None
     ) -> Semantics:
         """SAPE on (B, 3, h, w) in [0, 1] (eq 1, 2); without it only the segmenter's class map."""
         given = given_labels(labels, len(lr_image), self.config.free_text)
-        probabilities, mask_embedding, logits = self.read_classes(lr_image)
-        class_map = class_map_of(probabilities, (SCALE * lr_image.shape[-2], SCALE * lr_image.shape[-1]))
-        chosen = [
-            join_labels(
-                words, choose_labels(distribution, top_k, self.config.label_floor) if use_sape else [], extend_labels
-            )
-            for words, distribution in zip(given, logits.float().softmax(1))
-        ]
-        output = SegmentationOutput(
-            class_map=[entry.cpu().numpy() for entry in class_map],
-            labels=chosen,
-            prompt=[prompt_of(entry) for entry in chosen],
-        )
-        regions = [[label.index for label in entry if label.index is not None] for entry in chosen]
-        if not use_sape:
-            regions = [known or largest_classes(entry, top_k) for known, entry in zip(regions, output.class_map)]
-        return Semantics(self.sape.tokens(mask_embedding) if use_sape else None, regions, output)
+        muted = given_labels(muted_labels, 1, self.config.free_text, "muted_labels")[0]
+        reading = self.read(lr_image) if reading is None else reading
+        size = (SCALE * lr_image.shape[-2], SCALE * lr_image.shape[-1])
+        return reading.choose(size, given, muted, top_k, self.config.label_floor, extend_labels, use_sape)
 
     def encode_prompt(self, prompt: list[str]) -> torch.Tensor:
         """E_t (eq 3): B strings -> (B, L, cross_attention_dim)."""
@@ -564,16 +563,18 @@ class SISRMPipeline(TiledSteps, DiffusionPipeline):
         color_fix: str,
         strength: float = 1.0,
         statistics: Statistics | None = None,
+        detail_strength: float = 1.0,
     ) -> torch.Tensor:
         """Decoded (B, 3, 4h, 4w) -> the picture, in [0, 1]: low frequencies ("wavelet", `color_fix_levels` of them) or statistics
-        ("adain") of `clean_lr`, the LR image without its noise, and faint texture that `lr_image` (B, 3, h, w) lacks taken back.
-        `statistics`: of the whole picture, where this is a part of it."""
-        if color_fix != "none":
-            reference = enlarge(clean_lr)
-            if color_fix == "adain":
-                result = adain_fix(result, reference, strength, statistics)
-            else:
-                result = wavelet_fix(result, reference, strength, levels=self.config.color_fix_levels)
+        ("adain") of `clean_lr`, the LR image without its noise; faint texture that `lr_image` (B, 3, h, w) lacks taken back; and what is
+        left of the difference to `clean_lr` times `detail_strength`. `statistics`: of the whole picture, where this is a part of it."""
+        reference = enlarge(clean_lr) if color_fix != "none" or detail_strength != 1 else None
+        if color_fix == "adain":
+            result = adain_fix(result, reference, strength, statistics)
+        elif color_fix == "wavelet":
+            result = wavelet_fix(result, reference, strength, levels=self.config.color_fix_levels)
         if self.config.coring:
             result = core_detail(result, enlarge(lr_image), self.config.coring)
+        if detail_strength != 1:
+            result = torch.lerp(reference, result, float(detail_strength))
         return result.clamp(0, 1)

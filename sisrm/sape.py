@@ -111,20 +111,20 @@ def choose_labels(probabilities: torch.Tensor, top_k: int, floor: float = 0.0) -
     ]
 
 
-def user_labels(names: list[str], free_text: bool = False) -> list[Label]:
+def user_labels(names: list[str], free_text: bool = False, argument: str = "labels") -> list[Label]:
     """Labels that a person gave. Names outside the 150 classes are kept only where the text encoder reads free text.
 
-    Raises ParameterError for an unknown or empty name.
+    Raises ParameterError, which names `argument`, for an unknown or empty name.
     """
     labels: list[Label] = []
     for name in names:
         if not isinstance(name, str) or not name.strip() or len(name) > 80:
-            raise ParameterError("labels", name, "words of 1 to 80 characters")
+            raise ParameterError(argument, name, "words of 1 to 80 characters")
         try:
             index = index_of(name)
-        except ParameterError:
+        except ParameterError as error:
             if not free_text:
-                raise
+                raise ParameterError(argument, name, error.accepted) from None
             index = None
         label = Label(name.strip() if index is None else CLASS_NAMES[index], index, None)
         if label not in labels:

@@ -91,11 +91,12 @@ class TiledSteps:
         tiles: Tiles,
         output_type: str,
         color_fix: str,
-        strength: float,
+        strengths: tuple[float, float],
         report: Report | None = None,
     ):
         """Latents -> the finished picture in `output_type`: decoded, colours from the LR image (B, 3, h, w), faint texture taken back.
 
+        strengths: of the colour fix and of the detail.
         Of several tiles each is decoded with its surroundings. AdaIN needs the statistics of the whole picture first, so it decodes twice.
         """
         size = tuple(SCALE * side for side in lr_image.shape[-2:])
@@ -122,7 +123,7 @@ class TiledSteps:
             statistics = tiles.run(Statistics, gather)
 
         def work(canvas: Canvas, tile: Tile) -> None:
-            finished = self.finish_image(*decode(tile), color_fix, strength, statistics)
+            finished = self.finish_image(*decode(tile), color_fix, strengths[0], statistics, strengths[1])
             canvas.put(tile, tiles.narrow(finished, tile, SCALE))
 
         canvas = tiles.run(lambda: Canvas(tiles, len(lr_image), size, SCALE, output_type), work, report)

@@ -24,7 +24,8 @@ from sisrm.conversion import fill_transparent, with_alpha
 from sisrm.errors import ImageError, ParameterError
 from sisrm.images import MAX_ASPECT, MIN_SIDE, prepare_image, read_photo, write_image
 from sisrm.ui.guard import check_inputs
-from sisrm.ui.handlers import check_settings, open_upload
+from sisrm.ui.handlers import open_upload
+from sisrm.ui.settings import CONTROLS, Settings, check_settings
 
 ROOT = Path(__file__).resolve().parent.parent
 SECONDS_PER_FILE = 3.0  # far more than any takes on a busy machine
@@ -202,20 +203,18 @@ ANYTHING = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(["path", "meta", "url", "x"]), inner, max_size=3),
     max_leaves=12,
 )  # fmt: skip
-NAMES = ("steps", "guidance_scale", "top_k", "mff", "seed", "labels")
+DEFAULTS = Settings(steps=1, guidance_scale=1.0, top_k=1, mff=True, seed=1)
 
 
 @quickly
-@given(st.sampled_from(NAMES), ANYTHING)
-def test_any_value_of_any_parameter_is_taken_or_refused_by_name(name, value):
-    fine = {"steps": 1, "guidance_scale": 1.0, "top_k": 1, "mff": True, "seed": 1, "labels": []}
+@given(st.sampled_from(list(CONTROLS)), ANYTHING, st.booleans())
+def test_any_value_of_any_parameter_is_taken_or_refused_by_name(name, value, free_text):
     try:
-        checked = check_settings(**(fine | {name: value}))
+        checked = check_settings({"seed": 1, name: value}, DEFAULTS, free_text)
     except ParameterError as error:
-        assert error.name in (name, "label") and error.accepted and len(str(error)) < 400
+        assert error.name == name and error.accepted and len(str(error)) < 400
         return
-    assert 1 <= checked.steps <= 20 and 1 <= checked.guidance_scale <= 8 and 1 <= checked.top_k <= 10
-    assert isinstance(checked.mff, bool) and 0 <= checked.seed < 2**32 and len(checked.labels) <= 10
+    assert check_settings(checked.as_json(), DEFAULTS, free_text) == checked
 
 
 @quickly

@@ -18,7 +18,7 @@ from sisrm.errors import Interrupted, OutOfMemory, ParameterError
 from sisrm.images import NOTICES, Photo
 from sisrm.presets import load_pipeline
 from sisrm.tiling import OVERLAP, Axis, Canvas, Tiles
-from sisrm.ui.handlers import Handlers, check_settings
+from sisrm.ui.handlers import Handlers
 from sisrm.ui.panels import made
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -385,9 +385,10 @@ def test_the_app_says_that_tiles_had_to_be_smaller(tiny_pipeline, tmp_path):
         if max(inputs[0].shape[-2:]) > 40:
             raise FAULTS[0]
 
-    settings = check_settings(steps=1, guidance_scale=1, top_k=2, mff=True, seed=0)
+    handlers = Handlers(tiny_pipeline, {})
+    settings = handlers.check({"steps": 1, "guidance_scale": 1, "top_k": 2, "seed": 0})
     hook = tiny_pipeline.unet.register_forward_pre_hook(full)
-    report = Handlers(tiny_pipeline, {}).upscale(Photo(textured(96, 40)), settings, tmp_path).report
+    report = handlers.upscale(Photo(textured(96, 40)), settings, tmp_path).report
     hook.remove()
     assert report["notices"] == [{"code": "smaller_tiles", "text": NOTICES["smaller_tiles"]}]
     assert made(report).count("smaller tiles") == 1 and "分块" in made(report, "zh")

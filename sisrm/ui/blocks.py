@@ -13,8 +13,9 @@ from sisrm.labels import CLASS_NAMES
 from sisrm.runtime import describe
 from sisrm.ui import panels
 from sisrm.ui.endpoints import AS_SENT, ONE_AT_A_TIME, add_endpoints, errors_for_people, run_upscale
-from sisrm.ui.handlers import GUIDANCE_SCALE, SEED, STEPS, TOP_K, Handlers, Limit, check_settings, default_settings
+from sisrm.ui.handlers import Handlers
 from sisrm.ui.serving import App
+from sisrm.ui.settings import GUIDANCE_SCALE, SEED, STEPS, TOP_K, Limit
 from sisrm.ui.texts import TEXTS, language, text
 from sisrm.ui.viewer import pair, viewer
 
@@ -47,7 +48,7 @@ def build_app(pipe, examples: Iterable[str | Path] = ()) -> App:
 def _page(handlers: Handlers, examples: list[str]) -> None:
     """What a visitor sees."""
     word = I18nData
-    defaults = default_settings(handlers.pipe)
+    defaults = handlers.defaults
     with gr.Column(elem_id="heading"):
         gr.Markdown("# SISRM")
         gr.Markdown(word("tagline"))
@@ -109,7 +110,8 @@ def _page(handlers: Handlers, examples: list[str]) -> None:
         if image is None:
             raise gr.Error(text("no_photo", lang), print_exception=False)
         with errors_for_people(lang):
-            settings = check_settings(steps, guidance_scale, top_k, mff, None if randomise is True else seed, labels)
+            values = {"steps": steps, "guidance_scale": guidance_scale, "top_k": top_k, "mff": mff, "labels": labels}
+            settings = handlers.check({**values, "seed": None if randomise is True else seed})
             done = run_upscale(handlers, image, settings, progress, lang)
         return {
             comparison: pair(done.before, done.result),

@@ -14,20 +14,8 @@ import gradio as gr
 from gradio.data_classes import ImageData
 
 from sisrm.errors import SISRMError
-from sisrm.ui.handlers import (
-    GUIDANCE_SCALE,
-    SEED,
-    STEPS,
-    TOP_K,
-    Handlers,
-    Limit,
-    Settings,
-    Upscaled,
-    check_settings,
-    default_settings,
-    open_upload,
-    result_name,
-)
+from sisrm.ui.handlers import Handlers, Upscaled, open_upload, result_name
+from sisrm.ui.settings import GUIDANCE_SCALE, SEED, STEPS, TOP_K, Limit, Settings
 from sisrm.ui.texts import language, text
 
 logger = logging.getLogger(__name__)
@@ -42,7 +30,7 @@ through, and decode an image before its size is known."""
 
 def add_endpoints(handlers: Handlers) -> None:
     """Add the endpoints to the current `gr.Blocks`; hidden components give them their types, ranges and defaults."""
-    defaults = default_settings(handlers.pipe)
+    defaults = handlers.defaults
     with gr.Row(visible=False):
         image = _image_parameter()
         steps = gr.Slider(STEPS.low, STEPS.high, defaults.steps, step=STEPS.step, label="steps")
@@ -65,7 +53,8 @@ def add_endpoints(handlers: Handlers) -> None:
     ):  # fmt: skip
         lang = _language_of(request)
         with errors_for_people(lang):
-            done = run_upscale(handlers, image, check_settings(steps, guidance_scale, top_k, mff, seed), progress, lang)
+            values = {"steps": steps, "guidance_scale": guidance_scale, "top_k": top_k, "mff": mff, "seed": seed}
+            done = run_upscale(handlers, image, handlers.check(values), progress, lang)
         return str(done.result), done.report
 
     def segment(image, top_k, request: gr.Request = None):
@@ -126,7 +115,7 @@ def run_upscale(handlers: Handlers, image: Any, settings: Settings, progress: gr
         last = step >= total
         progress(step / total, desc=text("finishing", lang) if last else text("step", lang, step=step + 1, total=total))
 
-    return handlers.upscale(photo, settings, _new_folder(), result_name(image), after_step)
+    return handlers.upscale(photo, settings, _new_folder(), result_name(image, settings.output_scale), after_step)
 
 
 def _image_parameter() -> gr.Image:

@@ -7,8 +7,8 @@ everything in it is checked here, and every refusal is an `SISRMError` whose mes
 from __future__ import annotations
 
 import re
-import secrets
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,51 +23,13 @@ from sisrm.conversion import with_alpha
 from sisrm.drawing import draw_overlay, legend
 from sisrm.errors import ParameterError
 from sisrm.images import NOTICES, Photo, read_photo, write_png
-from sisrm.labels import index_of
+from sisrm.resize import SCALE
+from sisrm.ui.readings import Readings
+from sisrm.ui.regions import shares
+from sisrm.ui.settings import Settings, check_settings, default_settings
 
 OVERLAY_SIDE = 1024
 """The longest side of an overlay picture, which is for looking at only."""
-
-
-@dataclass(frozen=True)
-class Limit:
-    """The accepted range of a number; `step` is the slider's, and 1 asks for whole numbers."""
-
-    low: float
-    high: float
-    step: float
-
-    def check(self, name: str, value: object) -> int | float:
-        """The value, as int or float.
-
-        Raises:
-            ParameterError: not a number, not finite, outside the range, or not whole where it must be.
-        """
-        whole = self.step == 1
-        kind = "a whole number" if whole else "a number"
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        # NaN is in no range, so it is refused here as well.
-        if not number or not self.low <= value <= self.high or (whole and value != int(value)):
-            raise ParameterError(name, value, f"{kind} from {self.low:g} to {self.high:.10g}")
-        return int(value) if whole else float(value)
-
-
-STEPS = Limit(1, 20, 1)
-GUIDANCE_SCALE = Limit(1, 8, 0.1)
-TOP_K = Limit(1, 10, 1)
-SEED = Limit(0, 2**32 - 1, 1)
-
-
-@dataclass(frozen=True)
-class Settings:
-    """A checked request. `labels` empty: the predicted ones; they replace the predicted ones otherwise."""
-
-    steps: int
-    guidance_scale: float
-    top_k: int
-    mff: bool
-    seed: int
-    labels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -88,50 +50,13 @@ class Segmented:
     report: dict[str, Any]
 
 
-def default_settings(pipe) -> Settings:
-    """The defaults that the weights carry, with MFF on; the seed is 0."""
-    defaults = pipe.defaults
-    return Settings(
-        steps=STEPS.check("steps", defaults["num_inference_steps"]),
-        guidance_scale=GUIDANCE_SCALE.check("guidance_scale", defaults["guidance_scale"]),
-        top_k=TOP_K.check("top_k", defaults["top_k"]),
-        mff=True,
-        seed=0,
-    )
-
-
-def check_settings(steps, guidance_scale, top_k, mff, seed=None, labels=None) -> Settings:
-    """Check what a browser or a script sent.
-
-    Args:
-        steps: 1..20.
-        guidance_scale: 1..8.
-        top_k: 1..10.
-        mff: true or false.
-        seed: 0..4294967295, or None for a fresh one.
-        labels: up to 10 names of `sisrm.labels.CLASS_NAMES`, or None.
-
-    Raises:
-        ParameterError: naming the first parameter that is not accepted, and what would be.
-    """
-    if not isinstance(mff, bool):
-        raise ParameterError("mff", mff, "true or false")
-    return Settings(
-        steps=STEPS.check("steps", steps),
-        guidance_scale=GUIDANCE_SCALE.check("guidance_scale", guidance_scale),
-        top_k=TOP_K.check("top_k", top_k),
-        mff=mff,
-        seed=secrets.randbelow(SEED.high + 1) if seed is None else SEED.check("seed", seed),
-        labels=_check_labels(labels),
-    )
-
-
-def open_upload(value: object, upload_folder: str | Path) -> Photo:
+def open_upload(value: object, upload_folder: str | Path, name: str = "image") -> Photo:
     """Read the image of a request, and no other file of the server.
 
     Args:
         value: Gradio's file object: a mapping with "path", the uploaded copy, and "orig_name", the visitor's name for it.
         upload_folder: where Gradio keeps uploads; a path outside it is refused.
+        name: of the parameter, for errors.
 
     Raises:
         ParameterError: no image was sent, or the file is not an upload.
@@ -139,22 +64,22 @@ def open_upload(value: object, upload_folder: str | Path) -> Photo:
     """
     accepted = "an uploaded image file (gradio_client: handle_file)"
     if value is None:
-        raise ParameterError("image", None, accepted)
+        raise ParameterError(name, None, accepted)
     path = value.get("path") if isinstance(value, Mapping) else None
     if not isinstance(path, str) or "\0" in path:
-        raise ParameterError("image", value if isinstance(value, str) else type(value).__name__, accepted)
+        raise ParameterError(name, value if isinstance(value, str) else type(value).__name__, accepted)
     resolved = Path(path).resolve()
     if not resolved.is_relative_to(Path(upload_folder).resolve()):
-        raise ParameterError("image", Path(path).name, accepted)
-    name = value.get("orig_name")
-    return read_photo(resolved, source=Path(name).name[:80] if isinstance(name, str) and name else "image")
+        raise ParameterError(name, Path(path).name, accepted)
+    called = value.get("orig_name")
+    return read_photo(resolved, source=Path(called).name[:80] if isinstance(called, str) and called else name)
 
 
-def result_name(value: Mapping) -> str:
+def result_name(value: Mapping, scale: int = SCALE) -> str:
     """The file name of a result, after the visitor's name for the upload: plain letters, digits, - and _ only."""
     name = value.get("orig_name")
     stem = re.sub(r"[^A-Za-z0-9_-]+", "-", Path(name).stem)[:60].strip("-") if isinstance(name, str) else ""
-    return f"{stem or 'sisrm'}-4x.png"
+    return f"{stem or 'sisrm'}-{scale}x.png"
 
 
 class Handlers:
@@ -168,8 +93,14 @@ class Handlers:
     def __init__(self, pipe, facts: Mapping[str, Any]):
         self.pipe = pipe
         self.facts = dict(facts)
+        self.defaults = default_settings(pipe)
+        self.readings = Readings(pipe.read)
         # A pipeline holds the state of its run; a visitor who has gone away may have left one behind.
         self._busy = threading.Lock()
+
+    def check(self, values: Mapping[str, object]) -> Settings:
+        """`check_settings` with the weights' defaults; other words than class names where their text encoder reads free text."""
+        return check_settings(values, self.defaults, self.pipe.config.free_text)
 
     def upscale(
         self,
@@ -178,8 +109,9 @@ class Handlers:
         folder: Path,
         name: str = "sisrm-4x.png",
         progress: Callable[[int, int], None] | None = None,
+        region: np.ndarray | None = None,
     ) -> Upscaled:
-        """Enlarge a photo 4x; where it is transparent, the result is.
+        """Enlarge a photo; where it is transparent, the result is.
 
         Args:
             photo: the picture, (h, w), and its alpha.
@@ -187,6 +119,8 @@ class Handlers:
             folder: an existing folder that gets the files.
             name: of the result's file.
             progress: called with (step, number of steps) after each denoising step.
+
+            region: (h, w), of any size, of `sisrm.ui.regions.read_region`: where local control is added or kept away.
 
         Raises:
             SISRMError: the pipeline refused the image or a setting.
@@ -198,20 +132,28 @@ class Handlers:
             return tensors
 
         with self._busy:
+            started = time.perf_counter()
+            reading, known = self.readings.of(photo.image)
+            looked = time.perf_counter() - started
             output = self.pipe(
                 photo.image,
-                num_inference_steps=settings.steps,
-                guidance_scale=settings.guidance_scale,
-                top_k=settings.top_k,
-                use_mff=settings.mff,
-                labels=list(settings.labels) or None,
+                **settings.arguments(),
+                reading=reading,
+                region_mask=region,
                 generator=torch.Generator("cpu").manual_seed(settings.seed),
                 callback_on_step_end=after_step,
             )
+        for part in ("segmentation", "total"):
+            output.timings[part] += looked
         enlarged, class_map = output.images[0], output.class_map[0]
+        if settings.output_scale != SCALE:
+            size = [settings.output_scale * side for side in photo.size]
+            enlarged = enlarged.resize(size, Image.Resampling.LANCZOS)
         report = {
-            "settings": {**asdict(settings), "labels": list(settings.labels)},
+            "settings": settings.as_json(),
             **self._semantics(output, photo, class_map),
+            "segmentation_reused": known,
+            "region": None if region is None else shares(region),
             "seed": settings.seed,
             "local_control_share": round(float(np.mean(output.mff_mask[0])), 4),
             "output_size": list(enlarged.size),
@@ -238,7 +180,8 @@ class Handlers:
             SISRMError: the pipeline refused the image or a setting.
         """
         with self._busy:
-            output = self.pipe.segment(photo.image, top_k=top_k)
+            reading, _ = self.readings.of(photo.image)
+            output = self.pipe.segment(photo.image, top_k=top_k, reading=reading)
         class_map = output.class_map[0]
         report = {"settings": {"top_k": top_k}, **self._semantics(output, photo, class_map)}
         return Segmented(overlay=_write_overlay(photo.image, class_map, folder), report=report)
@@ -269,14 +212,3 @@ class Handlers:
 def _write_overlay(image: Image.Image, class_map: np.ndarray, folder: Path) -> Path:
     stride = -(-max(class_map.shape) // OVERLAY_SIDE)
     return write_png(draw_overlay(image, class_map[::stride, ::stride]), folder / "regions.png")
-
-
-def _check_labels(labels: object) -> tuple[str, ...]:
-    accepted = f"a list of at most {TOP_K.high} class names"
-    if labels is None:
-        return ()
-    if not isinstance(labels, list) or len(labels) > TOP_K.high or not all(isinstance(name, str) for name in labels):
-        raise ParameterError("labels", labels, accepted)
-    for name in labels:
-        index_of(name)
-    return tuple(dict.fromkeys(labels))
