@@ -26,9 +26,12 @@ from sisrm.images import NOTICES, read_photo
 from sisrm.ui import panels
 from sisrm.ui.blocks import build_app
 from sisrm.ui.endpoints import errors_for_people
-from sisrm.ui.handlers import Handlers, open_upload, result_name
+from sisrm.ui.handlers import Handlers
+from sisrm.ui.jobs import Job
+from sisrm.ui.progress import Watch
 from sisrm.ui.settings import default_settings
 from sisrm.ui.texts import TEXTS, language
+from sisrm.ui.uploads import open_upload, result_name
 
 
 @pytest.fixture(scope="module")
@@ -136,8 +139,14 @@ def test_progress_counts_the_steps(photo_file, tmp_path):
     seen = []
     handlers = Handlers(tiny_pipe(), {})
     settings = handlers.check({**SETTINGS, "steps": 4})
-    handlers.upscale(read_photo(photo_file), settings, tmp_path, progress=lambda *step: seen.append(step))
-    assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    job = Job(lambda watch: handlers.upscale(read_photo(photo_file), settings, tmp_path, watch=watch), Watch())
+    for update in job.updates():
+        seen.append((update.stage, update.step))
+        assert update.steps in (0, 4)
+    assert seen == sorted(
+        seen, key=lambda entry: (("waiting", "looking", "denoising", "finishing", "done").index(entry[0]), entry[1])
+    )
+    assert seen[-1] == ("done", 4) and update.result.result.exists() and update.seconds_left == 0
 
 
 def test_segment_tells_the_same_as_upscale(client, photo_file, first):

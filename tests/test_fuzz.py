@@ -24,8 +24,8 @@ from sisrm.conversion import fill_transparent, with_alpha
 from sisrm.errors import ImageError, ParameterError
 from sisrm.images import MAX_ASPECT, MIN_SIDE, prepare_image, read_photo, write_image
 from sisrm.ui.guard import check_inputs
-from sisrm.ui.handlers import open_upload
 from sisrm.ui.settings import CONTROLS, Settings, check_settings
+from sisrm.ui.uploads import open_upload
 
 ROOT = Path(__file__).resolve().parent.parent
 SECONDS_PER_FILE = 3.0  # far more than any takes on a busy machine

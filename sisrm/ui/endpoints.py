@@ -14,9 +14,12 @@ import gradio as gr
 from gradio.data_classes import ImageData
 
 from sisrm.errors import SISRMError
-from sisrm.ui.handlers import Handlers, Upscaled, open_upload, result_name
+from sisrm.ui.handlers import Handlers, Upscaled
+from sisrm.ui.jobs import Job
+from sisrm.ui.progress import Update, Watch
 from sisrm.ui.settings import GUIDANCE_SCALE, SEED, STEPS, TOP_K, Limit, Settings
 from sisrm.ui.texts import language, text
+from sisrm.ui.uploads import open_upload, result_name
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +63,7 @@ def add_endpoints(handlers: Handlers) -> None:
     def segment(image, top_k, request: gr.Request = None):
         with errors_for_people(_language_of(request)):
             count = TOP_K.check("top_k", top_k)
-            done = handlers.segment(open_upload(image, _uploads()), count, _new_folder())
+            done = handlers.segment(open_upload(image, _uploads()), count, new_folder())
         return str(done.overlay), done.report
 
     common = {"triggers": [], **AS_SENT, **ONE_AT_A_TIME}
@@ -108,14 +111,26 @@ def run_upscale(handlers: Handlers, image: Any, settings: Settings, progress: gr
         SISRMError: the image cannot be used.
     """
     progress(0, desc=text("reading", lang))
-    photo = open_upload(image, _uploads())
-    progress(0, desc=text("looking", lang))
 
-    def after_step(step: int, total: int) -> None:
-        last = step >= total
-        progress(step / total, desc=text("finishing", lang) if last else text("step", lang, step=step + 1, total=total))
+    def work(watch: Watch) -> Upscaled:
+        name = result_name(image, settings.output_scale)
+        return handlers.upscale(open_upload(image, _uploads()), settings, new_folder(), name, watch)
 
-    return handlers.upscale(photo, settings, _new_folder(), result_name(image, settings.output_scale), after_step)
+    for update in Job(work, Watch(handlers.pace)).updates():
+        progress(done_share(update), desc=in_words(update, lang))
+    return update.result
+
+
+def done_share(update: Update) -> float:
+    """How much of a job's steps is done, 0..1."""
+    return update.step / update.steps if update.steps else 0.0
+
+
+def in_words(update: Update, lang: str) -> str:
+    """One line about how a job stands."""
+    if update.stage == "denoising" and update.step < update.steps:
+        return text("step", lang, step=update.step + 1, total=update.steps)
+    return text("looking" if update.stage in ("waiting", "looking") else "finishing", lang)
 
 
 def _image_parameter() -> gr.Image:
@@ -139,7 +154,7 @@ def _uploads() -> Path:
     return Path(gr.utils.get_upload_folder())
 
 
-def _new_folder() -> Path:
+def new_folder() -> Path:
     """A folder for one result; no other visitor can guess its name."""
     folder = _uploads() / secrets.token_hex(32)
     folder.mkdir(parents=True)

@@ -6,13 +6,12 @@ everything in it is checked here, and every refusal is an `SISRMError` whose mes
 
 from __future__ import annotations
 
-import re
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -21,12 +20,19 @@ from PIL import Image
 from sisrm import __version__
 from sisrm.conversion import with_alpha
 from sisrm.drawing import draw_overlay, legend
-from sisrm.errors import ParameterError
-from sisrm.images import NOTICES, Photo, read_photo, write_png
+from sisrm.errors import OutOfMemory
+from sisrm.images import NOTICES, Photo, write_png
 from sisrm.resize import SCALE
+from sisrm.tiling import is_out_of_memory, release_memory
+from sisrm.ui.callbacks import Steps, tiles
+from sisrm.ui.progress import Pace, Watch
 from sisrm.ui.readings import Readings
 from sisrm.ui.regions import shares
 from sisrm.ui.settings import Settings, check_settings, default_settings
+
+T = TypeVar("T")
+
+NO_MEMORY = "there is not enough memory for this picture; a smaller one may fit"
 
 OVERLAY_SIDE = 1024
 """The longest side of an overlay picture, which is for looking at only."""
@@ -34,12 +40,14 @@ OVERLAY_SIDE = 1024
 
 @dataclass(frozen=True)
 class Upscaled:
-    """The result of `upscale`: PNG files and the report, a JSON object of what was done."""
+    """The result of `upscale`: PNG files and the report, a JSON object of what was done. `states`: share of the steps still to go
+    (0.5 and 0.2) -> the estimate there, where they were asked for."""
 
     result: Path
     before: Path
     overlay: Path
     report: dict[str, Any]
+    states: dict[float, Path] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -48,38 +56,6 @@ class Segmented:
 
     overlay: Path
     report: dict[str, Any]
-
-
-def open_upload(value: object, upload_folder: str | Path, name: str = "image") -> Photo:
-    """Read the image of a request, and no other file of the server.
-
-    Args:
-        value: Gradio's file object: a mapping with "path", the uploaded copy, and "orig_name", the visitor's name for it.
-        upload_folder: where Gradio keeps uploads; a path outside it is refused.
-        name: of the parameter, for errors.
-
-    Raises:
-        ParameterError: no image was sent, or the file is not an upload.
-        ImageError: the upload cannot be used as an image.
-    """
-    accepted = "an uploaded image file (gradio_client: handle_file)"
-    if value is None:
-        raise ParameterError(name, None, accepted)
-    path = value.get("path") if isinstance(value, Mapping) else None
-    if not isinstance(path, str) or "\0" in path:
-        raise ParameterError(name, value if isinstance(value, str) else type(value).__name__, accepted)
-    resolved = Path(path).resolve()
-    if not resolved.is_relative_to(Path(upload_folder).resolve()):
-        raise ParameterError(name, Path(path).name, accepted)
-    called = value.get("orig_name")
-    return read_photo(resolved, source=Path(called).name[:80] if isinstance(called, str) and called else name)
-
-
-def result_name(value: Mapping, scale: int = SCALE) -> str:
-    """The file name of a result, after the visitor's name for the upload: plain letters, digits, - and _ only."""
-    name = value.get("orig_name")
-    stem = re.sub(r"[^A-Za-z0-9_-]+", "-", Path(name).stem)[:60].strip("-") if isinstance(name, str) else ""
-    return f"{stem or 'sisrm'}-{scale}x.png"
 
 
 class Handlers:
@@ -95,6 +71,7 @@ class Handlers:
         self.facts = dict(facts)
         self.defaults = default_settings(pipe)
         self.readings = Readings(pipe.read)
+        self.pace = Pace()
         # A pipeline holds the state of its run; a visitor who has gone away may have left one behind.
         self._busy = threading.Lock()
 
@@ -108,8 +85,9 @@ class Handlers:
         settings: Settings,
         folder: Path,
         name: str = "sisrm-4x.png",
-        progress: Callable[[int, int], None] | None = None,
+        watch: Watch | None = None,
         region: np.ndarray | None = None,
+        states: bool = False,
     ) -> Upscaled:
         """Enlarge a photo; where it is transparent, the result is.
 
@@ -118,31 +96,35 @@ class Handlers:
             settings: from `check_settings`.
             folder: an existing folder that gets the files.
             name: of the result's file.
-            progress: called with (step, number of steps) after each denoising step.
-
+            watch: is told how far it is, and can cancel it.
             region: (h, w), of any size, of `sisrm.ui.regions.read_region`: where local control is added or kept away.
+            states: also keep the estimates at 0.5T and 0.2T, as in the paper's figure 6. Each takes as long as finishing the picture, so
+                there are none for pictures of more than STATE_TILES tiles.
 
         Raises:
-            SISRMError: the pipeline refused the image or a setting.
+            SISRMError: the pipeline refused the image or a setting, or memory ran out. Interrupted: the watch was cancelled.
         """
+        watch = watch or Watch(self.pace)
+        return self._alone(watch, lambda: self._upscale(photo, settings, folder, name, watch, region, states))
 
-        def after_step(pipe, step_index, timestep, tensors):
-            if progress is not None:
-                progress(step_index + 1, settings.steps)
-            return tensors
-
-        with self._busy:
-            started = time.perf_counter()
-            reading, known = self.readings.of(photo.image)
-            looked = time.perf_counter() - started
-            output = self.pipe(
-                photo.image,
-                **settings.arguments(),
-                reading=reading,
-                region_mask=region,
-                generator=torch.Generator("cpu").manual_seed(settings.seed),
-                callback_on_step_end=after_step,
-            )
+    def _upscale(self, photo, settings, folder, name, watch, region, states) -> Upscaled:
+        watch.begin(photo.size[0] * photo.size[1], settings.steps, 2 if settings.guidance_scale > 1 else 1)
+        watch.enter("segmentation")
+        started = time.perf_counter()
+        reading, known = self.readings.of(photo.image)
+        looked = time.perf_counter() - started
+        watch.require_wanted()
+        steps = Steps(watch, settings.steps, states)
+        output = self.pipe(
+            photo.image,
+            **settings.arguments(),
+            reading=reading,
+            region_mask=region,
+            generator=torch.Generator("cpu").manual_seed(settings.seed),
+            callback_on_step_end=steps,
+            callback_on_tile_end=tiles(watch),
+        )
+        watch.enter("writing")
         for part in ("segmentation", "total"):
             output.timings[part] += looked
         enlarged, class_map = output.images[0], output.class_map[0]
@@ -161,12 +143,15 @@ class Handlers:
             "timings": {name: round(float(seconds), 4) for name, seconds in output.timings.items()},
         }
         before = photo.image.resize(enlarged.size, Image.Resampling.BICUBIC)
-        return Upscaled(
+        done = Upscaled(
             result=write_png(with_alpha(enlarged, photo.alpha), folder / name, report),
             before=write_png(with_alpha(before, photo.alpha), folder / "before.png"),
             overlay=_write_overlay(enlarged, class_map, folder),
             report=report,
+            states={share: write_png(image, folder / f"state-{share:g}.png") for share, image in steps.states.items()},
         )
+        watch.leave()
+        return done
 
     def segment(self, photo: Photo, top_k: int, folder: Path) -> Segmented:
         """Find what is in a photo, without enlarging it.
@@ -179,12 +164,34 @@ class Handlers:
         Raises:
             SISRMError: the pipeline refused the image or a setting.
         """
-        with self._busy:
-            reading, _ = self.readings.of(photo.image)
-            output = self.pipe.segment(photo.image, top_k=top_k, reading=reading)
+
+        def look() -> tuple[Any, bool]:
+            reading, known = self.readings.of(photo.image)
+            return self.pipe.segment(photo.image, top_k=top_k, reading=reading), known
+
+        output, known = self._alone(Watch(self.pace), look)
         class_map = output.class_map[0]
         report = {"settings": {"top_k": top_k}, **self._semantics(output, photo, class_map)}
         return Segmented(overlay=_write_overlay(photo.image, class_map, folder), report=report)
+
+    def _alone(self, watch: Watch, work: Callable[[], T]) -> T:
+        """Do work with the model, for nobody else at the time. Where memory runs out all that is not in use is given back first."""
+        while not self._busy.acquire(timeout=0.05):
+            watch.require_wanted()
+        try:
+            watch.require_wanted()
+            try:
+                return work()
+            except (MemoryError, RuntimeError, OutOfMemory) as error:
+                if not isinstance(error, OutOfMemory) and not is_out_of_memory(error):
+                    raise
+                short = str(error) if isinstance(error, OutOfMemory) else NO_MEMORY
+            # Outside of the handler, whose error keeps the frames and with them the tensors that did not fit.
+            self.readings.clear()
+            release_memory()
+            raise OutOfMemory(short)
+        finally:
+            self._busy.release()
 
     def _semantics(self, output, photo: Photo, class_map: np.ndarray) -> dict[str, Any]:
         """The part of a report that both jobs share."""
