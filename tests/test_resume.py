@@ -16,7 +16,7 @@ from PIL import Image
 
 from sisrm import cli
 from sisrm.commands import model
-from sisrm.commands.resume import read_settings
+from sisrm.made_with import read_made_with
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +95,7 @@ def test_other_settings_seeds_and_weights_are_other_results(upscale, photos, tmp
 def test_a_single_result_of_any_kind_is_known_again(upscale, photos, tmp_path, name):
     target = tmp_path / name
     assert upscale(photos / "0.png", target) == ["0.png"] and upscale(photos / "0.png", target) == []
-    settings = read_settings(target)
+    settings = read_made_with(target)
     assert settings["num_inference_steps"] == 2 and len(settings["request"]) == 32
     os.rename(photos / "0.png", photos / "renamed.png")
     assert upscale(photos / "renamed.png", target) == []
@@ -119,7 +119,7 @@ def test_other_files_carry_no_settings(tmp_path, photo):
     exif[0x010E] = "[1, 2]"
     photo.save(tmp_path / "camera.jpg", exif=exif)
     for name in ("words.png", "plain.png", "camera.jpg", "missing.png"):
-        assert read_settings(tmp_path / name) == {}
+        assert read_made_with(tmp_path / name) == {}
 
 
 DEADLY = """

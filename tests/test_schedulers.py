@@ -8,8 +8,8 @@ from diffusers import DDIMScheduler, LCMScheduler, UniPCMultistepScheduler
 from PIL import Image
 
 from sisrm import cli
-from sisrm.commands.resume import read_settings
 from sisrm.errors import ParameterError
+from sisrm.made_with import read_made_with
 from sisrm.schedulers import choose_scheduler, clean_estimate
 
 
@@ -89,7 +89,7 @@ def test_upscale_takes_the_scheduler(sd, photo, capsys):
     assert cli.main([*upscale, "-o", str(sd / "own.png")]) == 0
     own, ddim, unipc = (Image.open(sd / f"{name}.png").tobytes() for name in ("own", "ddim", "unipc"))
     assert own == ddim != unipc
-    assert read_settings(sd / "unipc.png")["scheduler"] == "unipc"
+    assert read_made_with(sd / "unipc.png")["scheduler"] == "unipc"
     assert cli.main([*upscale, "--scheduler", "unipc", "-o", str(sd / "ddim.png")]) == 0
     assert Image.open(sd / "ddim.png").tobytes() == unipc, "another scheduler is another request"
     capsys.readouterr()

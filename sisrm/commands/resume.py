@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 
 from sisrm import __version__
 from sisrm.commands import model
+from sisrm.made_with import read_made_with
 
 KEY = "request"
 """Of the digest among the settings that a result carries. It tells nothing about the photo: only who has both can compare."""
@@ -45,17 +45,4 @@ class Requests:
     @staticmethod
     def answered(target: Path, digest: str) -> bool:
         """Whether a file is there and answers this very request."""
-        return target.is_file() and read_settings(target).get(KEY) == digest
-
-
-def read_settings(path: Path) -> dict:
-    """What `sisrm.images.write_image` was told that a result was made with; empty for any other file, or none."""
-    from PIL import ExifTags, Image
-
-    try:
-        with Image.open(path) as image:
-            kept = image.info.get("sisrm") or image.getexif().get(ExifTags.Base.ImageDescription)
-        settings = json.loads(kept or "{}")
-    except (OSError, ValueError, TypeError, SyntaxError, Image.DecompressionBombError):
-        return {}
-    return settings if isinstance(settings, dict) else {}
+        return target.is_file() and read_made_with(target).get(KEY) == digest

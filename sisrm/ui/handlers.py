@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,7 +22,8 @@ from sisrm import __version__
 from sisrm.conversion import with_alpha
 from sisrm.drawing import draw_overlay, legend
 from sisrm.errors import OutOfMemory
-from sisrm.images import NOTICES, Photo, write_png
+from sisrm.evaluation.identity import weights_digest
+from sisrm.images import NOTICES, Photo, write_image, write_png
 from sisrm.resize import SCALE
 from sisrm.tiling import is_out_of_memory, release_memory
 from sisrm.ui.callbacks import Steps, tiles
@@ -40,8 +42,10 @@ OVERLAY_SIDE = 1024
 
 @dataclass(frozen=True)
 class Upscaled:
-    """The result of `upscale`: PNG files and the report, a JSON object of what was done. `states`: share of the steps still to go
-    (0.5 and 0.2) -> the estimate there, where they were asked for."""
+    """The result of `upscale`: PNG files (`result` in the format asked for) and the report, a JSON object of what was done.
+
+    `states`: share of the steps still to go (0.5 and 0.2) -> the estimate there, where they were asked for.
+    """
 
     result: Path
     before: Path
@@ -75,6 +79,11 @@ class Handlers:
         # A pipeline holds the state of its run; a visitor who has gone away may have left one behind.
         self._busy = threading.Lock()
 
+    @cached_property
+    def weights_hash(self) -> str:
+        """Tells the model's weights from all others: 16 hexadecimal digits. Read from the disk once, with the first job."""
+        return weights_digest(self.pipe)[:16]
+
     def check(self, values: Mapping[str, object]) -> Settings:
         """`check_settings` with the weights' defaults; other words than class names where their text encoder reads free text."""
         return check_settings(values, self.defaults, self.pipe.config.free_text)
@@ -95,7 +104,7 @@ class Handlers:
             photo: the picture, (h, w), and its alpha.
             settings: from `check_settings`.
             folder: an existing folder that gets the files.
-            name: of the result's file.
+            name: of the result's file; its ending says which format of `sisrm.ui.results.FORMATS`.
             watch: is told how far it is, and can cancel it.
             region: (h, w), of any size, of `sisrm.ui.regions.read_region`: where local control is added or kept away.
             states: also keep the estimates at 0.5T and 0.2T, as in the paper's figure 6. Each takes as long as finishing the picture, so
@@ -144,7 +153,7 @@ class Handlers:
         }
         before = photo.image.resize(enlarged.size, Image.Resampling.BICUBIC)
         done = Upscaled(
-            result=write_png(with_alpha(enlarged, photo.alpha), folder / name, report),
+            result=write_image(with_alpha(enlarged, photo.alpha), folder / name, report),
             before=write_png(with_alpha(before, photo.alpha), folder / "before.png"),
             overlay=_write_overlay(enlarged, class_map, folder),
             report=report,
@@ -213,6 +222,7 @@ class Handlers:
             ],
             **self.facts,
             "version": __version__,
+            "weights_hash": self.weights_hash,
         }
 
 
