@@ -294,9 +294,11 @@ def test_bad_labels_of_the_page_are_refused(app, web, done, labels):
     assert '"success":false' in text.replace(" ", "") and "label" in text and "accepted" in text and len(text) < 4000
 
 
-@pytest.mark.parametrize("data", ["[]", "[null]", "[null, 1, 1, 2, true, 1, 7]", "[" + "1," * 5000 + "1]"])
+@pytest.mark.parametrize(
+    "data", ["[]", "[null]", "[null, 1, 1, 2, true]", "[" + ", ".join(["1"] * 21) + "]", "[" + "1," * 5000 + "1]"]
+)
 def test_wrong_numbers_of_values_are_named(web, data):
-    assert "accepted: a list of 6 values" in harmless(call(web, data))
+    assert "accepted: a list of 6 to 20 values" in harmless(call(web, data))
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ from gradio.i18n import I18nData
 from sisrm.labels import CLASS_NAMES
 from sisrm.runtime import describe
 from sisrm.ui import panels
-from sisrm.ui.endpoints import AS_SENT, ONE_AT_A_TIME, add_endpoints, errors_for_people, run_upscale
+from sisrm.ui.api import add_endpoints
+from sisrm.ui.endpoints import AS_SENT, ONE_AT_A_TIME, errors_for_people, run_upscale
 from sisrm.ui.handlers import Handlers
 from sisrm.ui.serving import App
 from sisrm.ui.settings import GUIDANCE_SCALE, SEED, STEPS, TOP_K, Limit
@@ -42,6 +43,7 @@ def build_app(pipe, examples: Iterable[str | Path] = ()) -> App:
             gr.Markdown(I18nData("fallback"), elem_id="fallback")
         _page(handlers, [str(path) for path in examples])
         add_endpoints(handlers)
+        app.handlers = handlers
     return app
 
 

@@ -30,7 +30,11 @@ MAX_BODY_BYTES = 2**20
 MAX_DEPTH = 20
 """Deepest nesting of lists and objects in a request."""
 
+MAX_MCP_BYTES = 16 * 2**20
+"""Largest body of a request to the MCP server, whose images come as base64 text."""
+
 _API = "/gradio_api"
+_MCP = f"{_API}/mcp"
 _OPEN = re.compile(
     r"app_id|call/.+|cancel|file=(?!\w\w+:).+|heartbeat/.+|info|openapi\.json|queue/(data|join)|reset|run/.+|"
     r"startup-events|theme\.css|upload|upload_progress",
@@ -39,10 +43,10 @@ _OPEN = re.compile(
 
 
 class Guard:
-    """ASGI middleware: unknown addresses answer 404, bodies that are too large 413."""
+    """ASGI middleware: unknown addresses answer 404, bodies that are too large 413. `mcp`: whether the MCP server's are known."""
 
-    def __init__(self, app):
-        self.app = app
+    def __init__(self, app, mcp: bool = False):
+        self.app, self.mcp = app, mcp
 
     async def __call__(self, scope, receive, send) -> None:
         """Pass the request on, or answer it here."""
@@ -50,12 +54,13 @@ class Guard:
             await self.app(scope, receive, send)
             return
         path = scope["path"].rstrip("/")
-        if not _is_open(path):
+        mcp = self.mcp and (path == _MCP or path.startswith(f"{_MCP}/"))
+        if not mcp and not _is_open(path):
             await JSONResponse({"detail": "Not found"}, 404)(scope, receive, send)
             return
         headers = Headers(scope=scope)
         upload = path == f"{_API}/upload"
-        most = MAX_UPLOAD_BYTES + 2**16 if upload else MAX_BODY_BYTES
+        most = MAX_UPLOAD_BYTES + 2**16 if upload else MAX_MCP_BYTES if mcp else MAX_BODY_BYTES
         length = headers.get("content-length", "0")
         if length.isdecimal() and int(length) > most:
             await JSONResponse({"detail": _too_large(most)}, 413)(scope, receive, send)
@@ -81,19 +86,21 @@ class Guard:
         await self.app(scope, bounded_receive, send)
 
 
-def check_inputs(inputs: list[Any], count: int, upload_folder: Path) -> None:
+def check_inputs(inputs: list[Any], count: int, upload_folder: Path, fewest: int | None = None) -> None:
     """Refuse a call that Gradio would stumble over, or fetch or copy a file for.
 
     Args:
         inputs: the call's values, as they came over the wire.
         count: how many there should be.
         upload_folder: where Gradio keeps uploads.
+        fewest: how many there must be at least; None: `count`.
 
     Raises:
         ParameterError: naming "data" or "image".
     """
-    if len(inputs) != count:
-        raise ParameterError("data", inputs, f"a list of {count} values")
+    fewest = count if fewest is None else fewest
+    if not fewest <= len(inputs) <= count:
+        raise ParameterError("data", inputs, f"a list of {count if fewest == count else f'{fewest} to {count}'} values")
     folder = upload_folder.resolve()
     left = [(value, 0) for value in inputs]
     while left:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,6 +26,8 @@ from sisrm.errors import OutOfMemory
 from sisrm.evaluation.identity import weights_digest
 from sisrm.images import NOTICES, Photo, write_image, write_png
 from sisrm.resize import SCALE
+from sisrm.sape import Label
+from sisrm.semantics import SegmentationOutput
 from sisrm.tiling import is_out_of_memory, release_memory
 from sisrm.ui.callbacks import Steps, tiles
 from sisrm.ui.progress import Pace, Watch
@@ -97,6 +100,7 @@ class Handlers:
         watch: Watch | None = None,
         region: np.ndarray | None = None,
         states: bool = False,
+        more: Mapping[str, Any] | None = None,
     ) -> Upscaled:
         """Enlarge a photo; where it is transparent, the result is.
 
@@ -109,14 +113,15 @@ class Handlers:
             region: (h, w), of any size, of `sisrm.ui.regions.read_region`: where local control is added or kept away.
             states: also keep the estimates at 0.5T and 0.2T, as in the paper's figure 6. Each takes as long as finishing the picture, so
                 there are none for pictures of more than STATE_TILES tiles.
+            more: entries of the report, in place of its own or besides.
 
         Raises:
             SISRMError: the pipeline refused the image or a setting, or memory ran out. Interrupted: the watch was cancelled.
         """
         watch = watch or Watch(self.pace)
-        return self._alone(watch, lambda: self._upscale(photo, settings, folder, name, watch, region, states))
+        return self._alone(watch, lambda: self._upscale(photo, settings, folder, name, watch, region, states, more))
 
-    def _upscale(self, photo, settings, folder, name, watch, region, states) -> Upscaled:
+    def _upscale(self, photo, settings, folder, name, watch, region, states, more) -> Upscaled:
         watch.begin(photo.size[0] * photo.size[1], settings.steps, 2 if settings.guidance_scale > 1 else 1)
         watch.enter("segmentation")
         started = time.perf_counter()
@@ -150,6 +155,7 @@ class Handlers:
             "output_size": list(enlarged.size),
             "tiles": output.tiles,
             "timings": {name: round(float(seconds), 4) for name, seconds in output.timings.items()},
+            **(more or {}),
         }
         before = photo.image.resize(enlarged.size, Image.Resampling.BICUBIC)
         done = Upscaled(
@@ -162,26 +168,39 @@ class Handlers:
         watch.leave()
         return done
 
-    def segment(self, photo: Photo, top_k: int, folder: Path) -> Segmented:
+    def segment(self, photo: Photo, top_k: int, folder: Path, watch: Watch | None = None) -> Segmented:
         """Find what is in a photo, without enlarging it.
 
         Args:
             photo: the picture, (h, w).
             top_k: most labels.
             folder: an existing folder that gets the overlay.
+            watch: can cancel it while it waits for the model.
 
         Raises:
             SISRMError: the pipeline refused the image or a setting.
         """
-
-        def look() -> tuple[Any, bool]:
-            reading, known = self.readings.of(photo.image)
-            return self.pipe.segment(photo.image, top_k=top_k, reading=reading), known
-
-        output, known = self._alone(Watch(self.pace), look)
+        output = self._look(photo, watch, top_k=top_k)
         class_map = output.class_map[0]
         report = {"settings": {"top_k": top_k}, **self._semantics(output, photo, class_map)}
         return Segmented(overlay=_write_overlay(photo.image, class_map, folder), report=report)
+
+    def labels_of(self, photo: Photo, settings: Settings, watch: Watch | None = None) -> list[Label]:
+        """The labels of the prompt that `upscale` would use for the whole photo."""
+        chosen = settings.arguments()
+        names = ("top_k", "labels", "extend_labels", "muted_labels")
+        return self._look(photo, watch, **{name: chosen[name] for name in names}).labels[0]
+
+    @property
+    def busy(self) -> bool:
+        """Whether the model is in use."""
+        return self._busy.locked()
+
+    def _look(self, photo: Photo, watch: Watch | None, **choice: Any) -> SegmentationOutput:
+        def look() -> SegmentationOutput:
+            return self.pipe.segment(photo.image, reading=self.readings.of(photo.image)[0], **choice)
+
+        return self._alone(watch or Watch(self.pace), look)
 
     def _alone(self, watch: Watch, work: Callable[[], T]) -> T:
         """Do work with the model, for nobody else at the time. Where memory runs out all that is not in use is given back first."""
@@ -206,12 +225,7 @@ class Handlers:
         """The part of a report that both jobs share."""
         return {
             "labels": [
-                {
-                    "name": label.name,
-                    "index": label.index,
-                    "score": None if label.score is None else round(label.score, 4),
-                    "unsure": label.unsure,
-                }
+                {**asdict(label), "score": None if label.score is None else round(label.score, 4)}
                 for label in output.labels[0]
             ],
             "prompt": output.prompt[0],
@@ -222,6 +236,7 @@ class Handlers:
             ],
             **self.facts,
             "version": __version__,
+            "versions": {name: version(name) for name in ("torch", "diffusers", "transformers", "gradio")},
             "weights_hash": self.weights_hash,
         }
 

@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 from starlette.middleware import Middleware
 
+from sisrm.ui.api import FEWEST_VALUES
 from sisrm.ui.endpoints import errors_for_people
 from sisrm.ui.guard import MAX_UPLOAD_BYTES, Guard, blocked_paths, check_inputs
+from sisrm.ui.handlers import Handlers
+from sisrm.ui.health import health_route
 from sisrm.ui.theme import CSS, theme
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
+
+
+def mcp_works() -> bool:
+    """Whether the optional package `mcp` is there, in a version that Gradio's MCP server works with."""
+    try:
+        return version("mcp").split(".")[0] == "1"
+    except PackageNotFoundError:
+        return False
 
 
 class App(gr.Blocks):
     """The app; `serve` starts it with the settings it is meant to run with."""
 
     translations: dict[str, dict[str, str]]
+    handlers: Handlers
 
     def get_api_info(self, all_endpoints: bool = False, page: str | None = None) -> Any:
         """Gradio's description of the endpoints, with the undocumented ones in it.
@@ -29,11 +42,19 @@ class App(gr.Blocks):
         return super().get_api_info(all_endpoints=True, page=page)
 
     async def preprocess_data(self, block_fn, inputs, state, explicit_call: bool = False):
-        """Gradio's, after a look at the values: it would fetch a web address that is given as a file, for any parameter."""
+        """Gradio's, after a look at the values: it would fetch a web address that is given as a file, for any parameter. Values that an
+        older script does not send yet take their defaults."""
         if not explicit_call:
+            count = len(block_fn.inputs)
             with errors_for_people():
-                check_inputs(inputs, len(block_fn.inputs), Path(gr.utils.get_upload_folder()))
+                fewest = FEWEST_VALUES.get(block_fn.api_name, count)
+                check_inputs(inputs, count, Path(gr.utils.get_upload_folder()), fewest)
+            inputs = [*inputs, *(component.value for component in block_fn.inputs[len(inputs) :])]
         return await super().preprocess_data(block_fn, inputs, state, explicit_call)
+
+    def waiting(self) -> int:
+        """How many jobs wait in the queue."""
+        return sum(len(queue.queue) for queue in self._queue.event_queue_per_concurrency_id.values())
 
     def serve(self, **options: Any):
         """Queue and launch; returns what `gr.Blocks.launch` returns.
@@ -43,10 +64,13 @@ class App(gr.Blocks):
         """
         languages = {**self.translations, "zh-CN": self.translations["zh"], "zh-TW": self.translations["zh"]}
         self.queue(max_size=32, api_open=False)
+        mcp = mcp_works()
+        health = health_route(self.handlers.facts.get("preset"), self.waiting, lambda: self.handlers.busy)
         settings = {
             "theme": theme(), "css": CSS, "i18n": gr.I18n(**languages), "footer_links": ["api", "settings"],
             "share": False, "show_error": False, "enable_monitoring": False, "run_history": False, "ssr_mode": False,
-            "strict_cors": True, "max_file_size": MAX_UPLOAD_BYTES, "app_kwargs": {"middleware": [Middleware(Guard)]},
+            "strict_cors": True, "max_file_size": MAX_UPLOAD_BYTES,
+            "app_kwargs": {"middleware": [Middleware(Guard, mcp=mcp)], "routes": [health]}, "mcp_server": mcp,
             "blocked_paths": blocked_paths(PROJECT, Path(gr.utils.get_upload_folder())),
         }  # fmt: skip
         return self.launch(**{**settings, **options})

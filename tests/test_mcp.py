@@ -1,0 +1,94 @@
+"""MCP tools: the endpoints for language models, where the optional package `mcp` is installed."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import socket
+import threading
+
+import httpx
+import pytest
+from conftest import tiny_pipe
+from PIL import Image
+
+from sisrm.ui.blocks import build_app
+from sisrm.ui.serving import mcp_works
+from sisrm.ui.settings import CONTROLS
+
+MCP = "gradio_api/mcp"
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory):
+    """The app around the tiny pipeline, served on a free port."""
+    with pytest.MonkeyPatch.context() as patch, socket.socket() as probe:
+        patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("uploads")))
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+        probe.close()
+        app = build_app(tiny_pipe())
+        app.serve(server_name="127.0.0.1", server_port=port, prevent_thread_lock=True, quiet=True)
+        yield f"http://127.0.0.1:{port}"
+        app.close()
+
+
+@pytest.fixture
+def listener():
+    """(address of a web server, who has connected to it)."""
+    asked, over = [], threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0.1)
+
+        def listen():
+            while not over.is_set():
+                try:
+                    asked.append(server.accept())
+                except TimeoutError:
+                    continue
+
+        thread = threading.Thread(target=listen)
+        thread.start()
+        yield f"http://127.0.0.1:{server.getsockname()[1]}", asked
+        over.set()
+        thread.join()
+
+
+@pytest.mark.skipif(mcp_works(), reason="mcp is installed")
+def test_without_the_package_its_addresses_are_unknown(url):
+    for path in ("schema", "sse", "http", ""):
+        assert httpx.get(f"{url}/{MCP}/{path}").status_code == 404
+
+
+@pytest.mark.skipif(not mcp_works(), reason="mcp is not installed")
+def test_the_endpoints_are_tools_and_fetch_no_address(url, listener):
+    from mcp import ClientSession
+    from mcp.client.streamable_http import streamablehttp_client
+
+    address, asked = listener
+    content = io.BytesIO()
+    Image.linear_gradient("L").resize((24, 20)).save(content, "PNG")
+    image = "data:image/png;base64," + base64.b64encode(content.getvalue()).decode()
+
+    async def use():
+        async with (
+            streamablehttp_client(f"{url}/{MCP}/") as (read, write, _),
+            ClientSession(read, write) as session,
+        ):
+            await session.initialize()
+            tools = {tool.name: tool for tool in (await session.list_tools()).tools}
+            name = next(name for name in tools if name.endswith("segment"))
+            seen = await session.call_tool(name, {"image": image, "top_k": 2})
+            fetched = await session.call_tool(name, {"image": f"{address}/a.png", "top_k": 2})
+            return tools, seen, fetched
+
+    tools, seen, fetched = asyncio.run(use())
+    assert {name.rsplit("_", 1)[-1] for name in tools} == {"upscale", "segment", "preview"}
+    for tool in tools.values():
+        assert (
+            set(tool.inputSchema["properties"]) <= {"image", "x", "y", *CONTROLS, "region", "format"}
+            and tool.description
+        )
+    assert not seen.isError and any("labels" in getattr(part, "text", "") for part in seen.content)
+    assert fetched.isError and asked == []
