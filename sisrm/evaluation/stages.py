@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 import sisrm.pipeline as pipeline_module
+import sisrm.semantics as semantics_module
 
 OTHER = "other"
 """What is spent outside every stage."""
@@ -62,7 +63,7 @@ def watched(pipe, meter: StageMeter) -> Iterator[None]:
     """Charge `meter` by the stages of the calls of `pipe` made while the block runs, and take the rest as `other`."""
     named = (
         (pipe, "extract_semantics", "segmentation, SAPE"),
-        (pipeline_module, "class_map_of", "class map"),
+        (semantics_module, "class_map_of", "class map"),
         (pipe, "encode_prompt", "text"),
         (pipe, "encode_image", "image encoder"),
         (pipe, "denoise", "step {step}: mask and the rest"),
