@@ -194,3 +194,29 @@ def sd(sd_parts, tmp_path, monkeypatch):
     monkeypatch.setattr(presets.constants, "HF_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(presets, "BUNDLED", sd_parts.sape.parent)
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def app_url(tmp_path_factory):
+    """app.py in a process of its own, with the tiny pipeline's folder as its preset; one for all browser tests."""
+    from browsing import running_app
+
+    folder = tmp_path_factory.mktemp("weights") / "tiny"
+    tiny_pipe().save_pretrained(folder)
+    with running_app(folder, tmp_path_factory.mktemp("app") / "files") as address:
+        yield address
+
+
+@pytest.fixture(scope="session")
+def browser():
+    from browsing import chromium
+
+    with chromium() as instance:
+        yield instance
+
+
+@pytest.fixture
+def garden(tmp_path, photo):
+    """The photo as a file."""
+    photo.save(tmp_path / "garden.png")
+    return tmp_path / "garden.png"

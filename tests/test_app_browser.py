@@ -5,139 +5,26 @@ Skipped where Chromium or Playwright is not installed.
 
 from __future__ import annotations
 
-import os
-import shutil
-import socket
-import subprocess
-import sys
-import time
-from contextlib import contextmanager
-from pathlib import Path
+import json
 
-import httpx
 import numpy as np
 import pytest
-from conftest import tiny_pipe
+from browsing import ROOT, WAIT, needs_chromium, result_source, run, sideways, upload, visit, wait_for_another
 from PIL import Image
 
-playwright_api = pytest.importorskip("playwright.sync_api")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
-
-ROOT = Path(__file__).resolve().parent.parent
-ARGUMENTS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync"
-).split()
-WAIT = 30_000
+pytestmark = needs_chromium
 
 
-@pytest.fixture(scope="module")
-def url(tmp_path_factory):
-    """app.py in a process of its own, on a free port, with the tiny pipeline's folder as its preset."""
-    folder = tmp_path_factory.mktemp("weights") / "tiny"
-    tiny_pipe().save_pretrained(folder)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    environment = {
-        **os.environ,
-        "SISRM_PRESET": str(folder),
-        "SISRM_DEVICE": "cpu",
-        "GRADIO_SERVER_NAME": "127.0.0.1",
-        "GRADIO_SERVER_PORT": str(port),
-        "GRADIO_TEMP_DIR": str(tmp_path_factory.mktemp("uploads")),
-        "OMP_NUM_THREADS": "1",
-    }
-    log = tmp_path_factory.mktemp("log") / "app.log"
-    with open(log, "w") as stream:
-        server = subprocess.Popen(
-            [sys.executable, "app.py"], cwd=ROOT, env=environment, stdout=stream, stderr=subprocess.STDOUT
-        )
-    address = f"http://127.0.0.1:{port}"
-    try:
-        deadline = time.monotonic() + 90
-        while True:
-            assert server.poll() is None and time.monotonic() < deadline, log.read_text()
-            try:
-                if httpx.get(address, timeout=2).status_code == 200:
-                    break
-            except httpx.TransportError:
-                time.sleep(0.3)
-        yield address
-    finally:
-        server.terminate()
-        server.wait(20)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with playwright_api.sync_playwright() as playwright:
-        instance = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        yield instance
-        instance.close()
-
-
-@contextmanager
-def visit(browser, url, **options):
-    """The app's page; on leaving, it must have asked no third party for anything and have logged no error."""
-    context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, "locale": "en-US", **options})
-    page = context.new_page()
-    hosts, errors = set(), []
-    page.on("request", lambda request: hosts.add(request.url.split("/")[2]) if request.url.startswith("http") else None)
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
-    try:
-        page.goto(url)
-        page.wait_for_selector("#run", timeout=WAIT)
-        yield page
-        assert hosts == {url.split("/")[2]}
-        assert not errors
-    finally:
-        context.close()
-
-
-def upload(page, path: Path) -> None:
-    page.locator("#photo input[type=file]").set_input_files(path)
-    page.wait_for_selector("#photo img", timeout=WAIT)
-
-
-def result_source(page) -> str | None:
-    return page.locator("#viewer .after img").get_attribute("src")
-
-
-def run(page) -> None:
-    """Press the button and wait for a new result."""
-    before = result_source(page)
-    page.locator("#run").click()
-    page.wait_for_function(
-        "before => document.querySelector('#viewer .after img').getAttribute('src') !== before",
-        arg=before,
-        timeout=WAIT,
-    )
-    page.wait_for_function("document.querySelector('#viewer .after img').naturalWidth > 0", timeout=WAIT)
-
-
-def sideways(page) -> int:
-    return page.evaluate("document.documentElement.scrollWidth - innerWidth")
-
-
-@pytest.fixture
-def photo_file(tmp_path, photo):
-    photo.save(tmp_path / "garden.png")
-    return tmp_path / "garden.png"
-
-
-def test_an_example_in_a_click_and_its_panels(browser, url):
+def test_an_example_in_a_click_and_its_panels(browser, app_url):
     examples = sorted((ROOT / "examples").glob("*.png"))
-    with visit(browser, url) as page:
+    with visit(browser, app_url) as page:
         assert page.title() == "SISRM"
         assert "cpu" in page.locator("#runtime").inner_text() and "tiny" in page.locator("#runtime").inner_text()
         items = page.locator("#examples .gallery-item")
         assert items.count() == len(examples) >= 6
+        before = result_source(page)
         items.nth(2).click()
-        page.wait_for_selector("#semantics .chip", timeout=WAIT)
-        page.wait_for_function("document.querySelector('#viewer .after img').naturalWidth > 0", timeout=WAIT)
+        wait_for_another(page, before)
         size = page.evaluate(
             "['after', 'before'].map(name => document.querySelector(`#viewer .${name} img`)).map(i => [i.naturalWidth, i.naturalHeight])"
         )
@@ -146,13 +33,39 @@ def test_an_example_in_a_click_and_its_panels(browser, url):
         assert page.locator("#semantics .chip").count() == 3
         assert "%" in page.locator("#semantics .chip").first.inner_text()
         assert page.locator("#semantics .legend li").count() >= 1
-        assert page.locator("#overlay img").get_attribute("src")
-        assert "pixels in" in page.locator("#made").inner_text()
+        assert "pixels in" in page.locator("#made").inner_text() and "example" not in page.locator("#made").inner_text()
 
 
-def test_upload_settings_and_download(browser, url, photo_file):
-    with visit(browser, url, accept_downloads=True) as page:
-        upload(page, photo_file)
+def test_the_first_screen_shows_a_finished_example(browser, app_url):
+    with visit(browser, app_url) as page:
+        assert "An example, made here" in page.locator("#made").inner_text()
+        shown = page.evaluate(
+            "['after', 'before'].map(n => { const i = document.querySelector(`#viewer .${n} img`); return i.naturalWidth })"
+        )
+        with Image.open(ROOT / "examples" / "launchpad.png") as small:
+            assert shown == [4 * small.width] * 2
+        assert page.locator("#semantics .chip").count() >= 1 and page.locator("#semantics .legend li").count() >= 1
+        assert page.locator("#viewer .closeups canvas").count() == 6
+        assert page.locator("#photo img").count() == 0
+
+
+def test_earlier_states_are_shown_in_the_viewer(browser, app_url, garden):
+    with visit(browser, app_url) as page:
+        upload(page, garden)
+        run(page)
+        steps = page.locator("#viewer .steps button")
+        assert [text.strip() for text in steps.all_inner_texts()] == ["0.5T", "0.2T", "Result"]
+        result = result_source(page)
+        steps.first.click()
+        assert "state-0.5" in result_source(page) and "0.5T" in page.locator("#viewer .tag-after").inner_text()
+        assert steps.first.get_attribute("aria-pressed") == "true"
+        steps.last.click()
+        assert result_source(page) == result
+
+
+def test_upload_settings_and_download(browser, app_url, garden):
+    with visit(browser, app_url, accept_downloads=True) as page:
+        upload(page, garden)
         run(page)
         with page.expect_download(timeout=WAIT) as event:
             page.locator("#download").click()
@@ -174,10 +87,8 @@ def test_upload_settings_and_download(browser, url, photo_file):
         with page.expect_download(timeout=WAIT) as event:
             page.locator("#download").click()
         second = Image.open(event.value.path())
-        expected = (
-            '"settings": {"steps": 4, "guidance_scale": 3.5, "top_k": 5, "mff": false, "seed": 77, "labels": ["boat"]}'
-        )
-        assert expected in second.text["sisrm"]
+        expected = {"steps": 4, "guidance_scale": 3.5, "top_k": 5, "mff": False, "seed": 77, "labels": ["boat"]}
+        assert expected.items() <= json.loads(second.text["sisrm"])["settings"].items()
         assert not np.array_equal(np.asarray(first), np.asarray(second))
 
         page.locator("#randomise input").check()
@@ -185,9 +96,9 @@ def test_upload_settings_and_download(browser, url, photo_file):
         page.wait_for_function("document.querySelector('#seed input').value !== '77'", timeout=WAIT)
 
 
-def test_before_and_after_can_be_compared_and_zoomed(browser, url, photo_file):
-    with visit(browser, url) as page:
-        upload(page, photo_file)
+def test_before_and_after_can_be_compared_and_zoomed(browser, app_url, garden):
+    with visit(browser, app_url) as page:
+        upload(page, garden)
         run(page)
         viewer = page.locator("#viewer")
 
@@ -201,6 +112,7 @@ def test_before_and_after_can_be_compared_and_zoomed(browser, url, photo_file):
                 page.evaluate("document.querySelector('#viewer .viewer').style.getPropertyValue('--split')"),
             )
 
+        viewer.get_by_role("button", name="Close-ups").click()  # or a box's frame may lie under the mouse
         fitted = state()
         viewer.get_by_label("Zoom in").click()
         viewer.get_by_label("Zoom in").click()
@@ -237,9 +149,9 @@ def test_before_and_after_can_be_compared_and_zoomed(browser, url, photo_file):
         page.wait_for_function("document.querySelector('#viewer .viewer').classList.contains('zoomed')", timeout=WAIT)
 
 
-def test_a_photo_that_cannot_be_used_is_answered_with_the_reason(browser, url, tmp_path):
+def test_a_photo_that_cannot_be_used_is_answered_with_the_reason(browser, app_url, tmp_path):
     Image.new("RGB", (8, 8), "red").save(tmp_path / "dot.png")
-    with visit(browser, url) as page:
+    with visit(browser, app_url) as page:
         toast = page.locator(".toast-body")
         page.locator("#run").click()
         toast.wait_for(timeout=WAIT)
@@ -250,10 +162,10 @@ def test_a_photo_that_cannot_be_used_is_answered_with_the_reason(browser, url, t
         page.locator("#run").click()
         toast.wait_for(timeout=WAIT)
         assert "dot.png: 8 x 8 pixels are too few" in toast.inner_text()
-        assert result_source(page) is None
+        assert "An example" in page.locator("#made").inner_text()
 
 
-def test_on_a_phone_in_the_dark_in_chinese(browser, url, photo_file):
+def test_on_a_phone_in_the_dark_in_chinese(browser, app_url, garden):
     phone = {
         "viewport": {"width": 390, "height": 844},
         "locale": "zh-CN",
@@ -261,17 +173,74 @@ def test_on_a_phone_in_the_dark_in_chinese(browser, url, photo_file):
         "has_touch": True,
         "is_mobile": True,
     }
-    with visit(browser, url, **phone) as page:
+    with visit(browser, app_url, **phone) as page:
         assert sideways(page) <= 0
         assert "放大" in page.locator("#run").inner_text() and "照片" in page.locator("#heading").inner_text()
         background = page.evaluate(
             "getComputedStyle(document.body).backgroundColor.match(/[0-9]+/g).slice(0, 3).map(Number)"
         )
         assert max(background) < 60
-        upload(page, photo_file)
+        upload(page, garden)
         run(page)
         assert "像素" in page.locator("#made").inner_text()
         assert sideways(page) <= 0
         # What comes first on the screen: the photo, then the result, then the settings.
         tops = [page.locator(f"#{area}").bounding_box()["y"] for area in ("input", "output", "controls")]
         assert tops == sorted(tops) and tops[2] > tops[1] + 300
+
+
+def test_close_ups_follow_their_boxes(browser, app_url, garden):
+    with visit(browser, app_url) as page:
+        upload(page, garden)
+        run(page)
+
+        def closeups() -> list[str]:
+            return page.evaluate("[...document.querySelectorAll('#viewer .closeups canvas')].map(c => c.toDataURL())")
+
+        page.wait_for_function(
+            "new Set([...document.querySelectorAll('#viewer .closeups canvas')].map(c => c.toDataURL())).size > 4",
+            timeout=WAIT,
+        )
+        first = closeups()
+        red = page.get_by_role("button", name="Red box")
+        page.wait_for_timeout(300)
+        where = red.bounding_box()
+        red.focus()
+        for _ in range(3):
+            red.press("ArrowLeft")
+            red.press("ArrowUp")
+        page.wait_for_function("document.querySelector('#semantics .photo').naturalWidth > 0", timeout=WAIT)
+        moved = red.bounding_box()
+        assert moved["x"] <= where["x"] and moved["y"] <= where["y"] and moved != where
+        second = closeups()
+        assert [a != b for a, b in zip(first, second)] == [True] * 3 + [False] * 3
+        page.mouse.move(moved["x"] + 1, moved["y"] + 12)
+        page.mouse.down()
+        page.mouse.move(moved["x"] + 81, moved["y"] + 52, steps=3)
+        page.mouse.up()
+        assert red.bounding_box()["x"] > moved["x"] + 20 and red.bounding_box()["y"] > moved["y"] + 10
+        page.get_by_role("button", name="Close-ups").click()
+        assert not red.is_visible() and not page.locator("#viewer .closeups").is_visible()
+
+
+def test_the_last_results_can_be_compared(browser, app_url, garden):
+    with visit(browser, app_url) as page:
+        upload(page, garden)
+        run(page)
+        recent = page.locator("#viewer .recent button")
+        assert not recent.first.is_visible()
+        first, line = result_source(page), page.locator("#made").inner_text()
+        for seed in range(1, 5):
+            page.locator("#seed input").fill(str(seed))
+            page.locator("#seed input").press("Tab")
+            run(page)
+        assert recent.count() == 4 and "seed 4" in recent.last.inner_text()
+        latest = result_source(page)
+        assert first not in page.evaluate("[...document.querySelectorAll('#viewer .recent img')].map(i => i.src)")
+        page.locator("#viewer").get_by_label("Zoom in").click()
+        place = page.locator("#viewer .after img").get_attribute("style")
+        recent.first.click()
+        page.wait_for_function("document.querySelector('#made').innerText.includes('seed 1')", timeout=WAIT)
+        assert result_source(page) not in (first, latest) and "seed 1" not in line
+        assert page.locator("#viewer .after img").get_attribute("style") == place
+        assert recent.first.get_attribute("aria-pressed") == "true"

@@ -44,8 +44,16 @@ def errors_for_people(lang: str = "en") -> Iterator[None]:
         raise gr.Error(text("failed", lang), print_exception=False) from None
 
 
-def run_upscale(handlers: Handlers, image: Any, settings: Settings, progress: gr.Progress, lang: str) -> Upscaled:
-    """Read the uploaded image and enlarge it, telling `progress` in words.
+def run_upscale(
+    handlers: Handlers,
+    image: Any,
+    settings: Settings,
+    progress: gr.Progress,
+    lang: str,
+    region=None,
+    states: bool = False,
+) -> Upscaled:
+    """Read the uploaded image and enlarge it, telling `progress` in words; `region` and `states` as in `Handlers.upscale`.
 
     Raises:
         SISRMError: the image cannot be used.
@@ -54,7 +62,7 @@ def run_upscale(handlers: Handlers, image: Any, settings: Settings, progress: gr
 
     def work(watch: Watch) -> Upscaled:
         name = result_name(image, settings.output_scale)
-        return handlers.upscale(open_upload(image, uploads()), settings, new_folder(), name, watch)
+        return handlers.upscale(open_upload(image, uploads()), settings, new_folder(), name, watch, region, states)
 
     for update in Job(work, Watch(handlers.pace)).updates():
         progress(done_share(update), desc=in_words(update, lang))

@@ -24,12 +24,14 @@ from sisrm.conversion import with_alpha
 from sisrm.drawing import draw_overlay, legend
 from sisrm.errors import OutOfMemory
 from sisrm.evaluation.identity import weights_digest
+from sisrm.figure import Box, choose_boxes
 from sisrm.images import NOTICES, Photo, write_image, write_png
 from sisrm.resize import SCALE
 from sisrm.sape import Label
 from sisrm.semantics import SegmentationOutput
 from sisrm.tiling import is_out_of_memory, release_memory
 from sisrm.ui.callbacks import Steps, tiles
+from sisrm.ui.pictures import Views, write_views
 from sisrm.ui.progress import Pace, Watch
 from sisrm.ui.readings import Readings
 from sisrm.ui.regions import shares
@@ -45,14 +47,18 @@ OVERLAY_SIDE = 1024
 
 @dataclass(frozen=True)
 class Upscaled:
-    """The result of `upscale`: PNG files (`result` in the format asked for) and the report, a JSON object of what was done.
+    """The result of `upscale`: files of the result in the format asked for, and as PNG of the photo enlarged by bicubic interpolation, the
+    photo itself and what the model saw; the two places with the most detail, in pixels of the photo; and the report, a JSON object of what
+    was done.
 
     `states`: share of the steps still to go (0.5 and 0.2) -> the estimate there, where they were asked for.
     """
 
     result: Path
     before: Path
-    overlay: Path
+    small: Path
+    boxes: tuple[Box, Box]
+    views: Views
     report: dict[str, Any]
     states: dict[float, Path] = field(default_factory=dict)
 
@@ -62,6 +68,7 @@ class Segmented:
     """The result of `segment`: the overlay's PNG file and the report."""
 
     overlay: Path
+    views: Views
     report: dict[str, Any]
 
 
@@ -161,7 +168,9 @@ class Handlers:
         done = Upscaled(
             result=write_image(with_alpha(enlarged, photo.alpha), folder / name, report),
             before=write_png(with_alpha(before, photo.alpha), folder / "before.png"),
-            overlay=_write_overlay(enlarged, class_map, folder),
+            small=write_png(with_alpha(photo.image, photo.alpha), folder / "small.png"),
+            boxes=choose_boxes(photo.image),
+            views=write_views(enlarged, class_map, folder, np.asarray(output.mff_mask[0], bool)),
             report=report,
             states={share: write_png(image, folder / f"state-{share:g}.png") for share, image in steps.states.items()},
         )
@@ -183,7 +192,11 @@ class Handlers:
         output = self._look(photo, watch, top_k=top_k)
         class_map = output.class_map[0]
         report = {"settings": {"top_k": top_k}, **self._semantics(output, photo, class_map)}
-        return Segmented(overlay=_write_overlay(photo.image, class_map, folder), report=report)
+        return Segmented(
+            overlay=_write_overlay(photo.image, class_map, folder),
+            views=write_views(photo.image, class_map, folder),
+            report=report,
+        )
 
     def labels_of(self, photo: Photo, settings: Settings, watch: Watch | None = None) -> list[Label]:
         """The labels of the prompt that `upscale` would use for the whole photo."""

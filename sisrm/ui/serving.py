@@ -14,6 +14,7 @@ from sisrm.ui.endpoints import errors_for_people
 from sisrm.ui.guard import MAX_UPLOAD_BYTES, Guard, blocked_paths, check_inputs
 from sisrm.ui.handlers import Handlers
 from sisrm.ui.health import health_route
+from sisrm.ui.showcase import Showcase
 from sisrm.ui.theme import CSS, theme
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
@@ -32,6 +33,7 @@ class App(gr.Blocks):
 
     translations: dict[str, dict[str, str]]
     handlers: Handlers
+    showcase: Showcase | None = None
 
     def get_api_info(self, all_endpoints: bool = False, page: str | None = None) -> Any:
         """Gradio's description of the endpoints, with the undocumented ones in it.
@@ -66,6 +68,8 @@ class App(gr.Blocks):
         self.queue(max_size=32, api_open=False)
         mcp = mcp_works()
         health = health_route(self.handlers.facts.get("preset"), self.waiting, lambda: self.handlers.busy)
+        if self.showcase is not None:
+            self.showcase.start()
         settings = {
             "theme": theme(), "css": CSS, "i18n": gr.I18n(**languages), "footer_links": ["api", "settings"],
             "share": False, "show_error": False, "enable_monitoring": False, "run_history": False, "ssr_mode": False,

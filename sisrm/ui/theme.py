@@ -57,6 +57,7 @@ def theme() -> gr.themes.Base:
 
 
 CSS = """
+html { scrollbar-gutter: stable; }
 .gradio-container { max-width: 1240px !important; margin: 0 auto; padding: 20px clamp(14px, 2.4vw, 28px) !important; overflow-x: hidden; }
 .gradio-container .main { padding: 0 !important; }
 .gradio-container .html-container { padding: 0 !important; }
@@ -79,18 +80,4 @@ input[type="range"]:not(.split)::-moz-range-thumb { box-shadow: 0 0 0 1px var(--
 #run { min-height: 48px; font-size: 17px; }
 #runtime p { font-size: 12.5px; color: var(--body-text-color-subdued); margin: 0; }
 .made, .notice { margin: 0; font-size: 13.5px; color: var(--body-text-color-subdued); font-variant-numeric: tabular-nums; }
-.semantics h3 { margin: 0 0 8px; font-size: 14px; font-weight: 600; }
-.semantics ul { list-style: none; margin: 0; padding: 0; }
-.semantics .chips { display: flex; flex-wrap: wrap; gap: 6px; margin-bottom: 18px; }
-.semantics .chip { margin: 0; padding: 3px 11px; border-radius: 99px; font-size: 13.5px; background: var(--background-fill-secondary);
-  border: 1px solid var(--border-color-primary); }
-.semantics .chip span { margin-left: 7px; font-size: 12px; color: var(--body-text-color-subdued); font-variant-numeric: tabular-nums; }
-.semantics .legend li { display: grid; grid-template-columns: 14px minmax(0, 9em) minmax(40px, 1fr) 3.2em; gap: 9px; align-items: center;
-  margin: 0; padding: 3px 0; font-size: 13.5px; }
-.semantics .legend i { width: 14px; height: 14px; border-radius: 4px; box-shadow: inset 0 0 0 1px #0003; }
-.semantics .legend .name { overflow-wrap: anywhere; }
-.semantics .legend .bar { height: 6px; border-radius: 3px; background: var(--border-color-primary); overflow: hidden; }
-.semantics .legend .bar b { display: block; height: 100%; background: var(--body-text-color-subdued); }
-.semantics .legend .share { text-align: right; font-variant-numeric: tabular-nums; color: var(--body-text-color-subdued); }
-.semantics .more { margin: 8px 0 0; font-size: 13px; color: var(--body-text-color-subdued); }
 """

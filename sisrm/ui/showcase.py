@@ -1,0 +1,54 @@
+"""The finished example on the first screen: made once, from an example photo and default settings, by the model that the app runs.
+
+It is made in the background while the app starts, so that no visitor waits for it and starting does not either; and again when its files,
+which lie where results do, have been deleted by age.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from sisrm.errors import SISRMError
+from sisrm.images import read_photo
+from sisrm.ui.handlers import Handlers, Upscaled
+
+logger = logging.getLogger(__name__)
+
+
+class Showcase:
+    """One photo and its result.
+
+    Args:
+        handlers: that enlarge it.
+        photo: an image file.
+        new_folder: makes the folder that gets the files.
+    """
+
+    def __init__(self, handlers: Handlers, photo: Path, new_folder: Callable[[], Path]):
+        self.photo = photo
+        self.source = f"example-{secrets.token_hex(4)}"
+        self._handlers, self._new_folder = handlers, new_folder
+        self._making = threading.Lock()
+        self._done: Upscaled | None = None
+
+    def start(self) -> None:
+        """Make it in the background."""
+        threading.Thread(target=self.result, name="showcase", daemon=True).start()
+
+    def result(self) -> Upscaled | None:
+        """The result; waits where it is being made. None, and a line in the log, where it cannot be made."""
+        with self._making:
+            if self._done is None or not self._done.result.exists():
+                try:
+                    settings = self._handlers.defaults
+                    name = f"{self.photo.stem}-4x.png"
+                    photo = read_photo(self.photo)
+                    self._done = self._handlers.upscale(photo, settings, self._new_folder(), name, states=True)
+                except (SISRMError, RuntimeError, OSError):
+                    logger.exception("the example on the first screen could not be made")
+                    self._done = None
+            return self._done
