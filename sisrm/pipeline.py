@@ -362,7 +362,11 @@ class SISRMPipeline(TiledSteps, DiffusionPipeline):
     @torch.no_grad()
     def read(self, image: Image.Image | Sequence[Image.Image] | torch.Tensor) -> Reading:
         """What the segmenter and SAPE see, from which prompt and M are chosen; for calls on one image with different settings."""
-        probabilities, mask_embedding, logits = self.read_classes(self.prepare_lr_image(image))
+        return self.reading_of(self.prepare_lr_image(image))
+
+    def reading_of(self, lr_image: torch.Tensor) -> Reading:
+        """`read` for (B, 3, h, w) in [0, 1]."""
+        probabilities, mask_embedding, logits = self.read_classes(lr_image)
         return Reading(probabilities, self.sape.tokens(mask_embedding), logits.float().softmax(1))
 
     def check_inputs(
@@ -442,7 +446,7 @@ class SISRMPipeline(TiledSteps, DiffusionPipeline):
         """SAPE on (B, 3, h, w) in [0, 1] (eq 1, 2); without it only the segmenter's class map."""
         given = given_labels(labels, len(lr_image), self.config.free_text)
         muted = given_labels(muted_labels, 1, self.config.free_text, "muted_labels")[0]
-        reading = self.read(lr_image) if reading is None else reading
+        reading = self.reading_of(lr_image) if reading is None else reading
         size = (SCALE * lr_image.shape[-2], SCALE * lr_image.shape[-1])
         return reading.choose(size, given, muted, top_k, self.config.label_floor, extend_labels, use_sape)
 
