@@ -216,6 +216,23 @@ def test_a_lost_connection_frees_the_model_within_two_steps(app, photo_file, slo
         assert free(app) and len(slow) <= left_at + 2 < 20
 
 
+def test_leaving_the_page_frees_the_model_within_two_steps(app, photo_file, slow):
+    index, button = next((index, fn) for index, fn in app.fns.items() if fn.name == "answer")
+    with httpx.Client(base_url=app.local_url.rstrip("/"), timeout=30) as web:
+        uploaded = web.post(f"{API}/upload", files={"files": ("photo.png", photo_file.read_bytes())}).json()[0]
+        data = [component.value for component in button.inputs]
+        names = [component.elem_id for component in button.inputs]
+        data[names.index("photo")] = {"path": uploaded, "meta": {"_type": "gradio.FileData"}}
+        data[names.index("steps")] = 20
+        session = "left-early"
+        web.post(f"{API}/queue/join", json={"data": data, "fn_index": index, "session_hash": session})
+        with web.stream("GET", f"{API}/queue/data", params={"session_hash": session}):
+            while len(slow) < 3:
+                time.sleep(0.01)
+        left_at = len(slow)
+        assert free(app) and len(slow) <= left_at + 2 < 20
+
+
 def test_a_patch_is_what_the_whole_job_sees_there(app, client, tmp_path):
     rng = np.random.default_rng(1)
     image = Image.fromarray(rng.integers(0, 255, (15, 20, 3), dtype=np.uint8)).resize(

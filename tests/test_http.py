@@ -99,9 +99,12 @@ def call(web, data: str, fn: str = "upscale") -> str:
 
 def press(app, web, image: object, **changes) -> str:
     """What the page's button does, with other values; the event stream's text up to the end of the job."""
-    values = {"steps": 1, "guidance": 1, "top_k": 2, "mff": True, "seed": 1, "randomise": False, "labels": []}
-    index = next(index for index, fn in app.fns.items() if fn.name == "answer")
-    body = {"data": [image, *(values | changes).values()], "fn_index": index, "session_hash": os.urandom(8).hex()}
+    index, button = next((index, fn) for index, fn in app.fns.items() if fn.name == "answer")
+    changes = {"photo": image, "steps": 1, "seed": 1} | changes
+    names = {component.elem_id for component in button.inputs}
+    assert changes.keys() <= names
+    data = [changes.get(component.elem_id, component.value) for component in button.inputs]
+    body = {"data": data, "fn_index": index, "session_hash": os.urandom(8).hex()}
     joined = web.post(f"{API}/queue/join", content=json.dumps(body), headers={"Content-Type": "application/json"})
     if joined.status_code != 200:
         return joined.text

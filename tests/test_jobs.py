@@ -235,6 +235,16 @@ def test_the_estimate_is_honest():
     assert doubled[0][0] is None
 
 
+def test_time_is_counted_to_the_part_that_took_it(handlers, pipe, photo, slow, tmp_path):
+    hook = pipe.image_encoder.register_forward_pre_hook(lambda *_: time.sleep(0.3))
+    list(start(handlers, photo, tmp_path, steps=4).updates())
+    hook.remove()
+    pixels = photo.width * photo.height
+    assert handlers.pace.expect("image_encoder", pixels) >= 0.3
+    assert handlers.pace.expect("denoising", 4 * pixels) >= 0.4
+    assert all(handlers.pace.expect(part, pixels) > 0 for part in ("segmentation", "decode", "writing"))
+
+
 def test_an_estimate_scales_with_size_steps_and_guidance():
     pace, clock = Pace(), Clock()
     run_by_hand(pace, clock, 1.0)

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from gradio.context import LocalContext
 
 from sisrm.ui.crops import CENTRE, SIDE, preview
 from sisrm.ui.endpoints import (
     AS_SENT,
     ONE_AT_A_TIME,
     errors_for_people,
-    in_words,
+    finished,
     language_of,
     new_folder,
     uploads,
@@ -67,7 +65,7 @@ def add_endpoints(handlers: Handlers) -> None:
                 name = named(Path(result_name(image, checked.output_scale)).stem, format)
                 return handlers.upscale(photo, checked, new_folder(), name, watch, _region(region))
 
-            done = await _finished(Job(work, Watch(handlers.pace)), progress, lang)
+            done = await finished(Job(work, Watch(handlers.pace)), progress, lang)
         return str(done.result), done.report
 
     async def crop(image, x, y, *values) -> tuple[str, dict]:
@@ -82,7 +80,7 @@ def add_endpoints(handlers: Handlers) -> None:
                 name = f"{Path(result_name(image, checked.output_scale)).stem}-preview.png"
                 return preview(handlers, photo, checked, at, new_folder(), name, watch, _region(region))
 
-            done = await _finished(Job(work, Watch(handlers.pace)), progress, lang)
+            done = await finished(Job(work, Watch(handlers.pace)), progress, lang)
         return str(done.result), done.report
 
     async def segment(image, top_k, request, progress) -> tuple[str, dict]:
@@ -93,7 +91,7 @@ def add_endpoints(handlers: Handlers) -> None:
             def work(watch: Watch) -> Segmented:
                 return handlers.segment(open_upload(image, uploads()), count, new_folder(), watch)
 
-            done = await _finished(Job(work, Watch(handlers.pace)), progress, lang)
+            done = await finished(Job(work, Watch(handlers.pace)), progress, lang)
         return str(done.overlay), done.report
 
     def add(fn: Callable, inputs: dict[str, Any], picture: gr.Image, description: str, **options: Any) -> None:
@@ -137,29 +135,6 @@ def add_endpoints(handlers: Handlers) -> None:
         api_name="preview",
         api_visibility="undocumented",
     )
-
-
-async def _finished(job: Job, progress: gr.Progress, lang: str) -> Any:
-    """The job's result, telling the client how it stands. A client that cancels or goes away ends the job."""
-    gone = _client_is_gone()
-    async with aclosing(job.aupdates()) as updates:
-        async for update in updates:
-            if gone():
-                job.cancel()
-            step = (update.step, update.steps) if update.steps else 0
-            progress(step, desc=in_words(update, lang), unit="steps")
-    return update.result
-
-
-def _client_is_gone() -> Callable[[], bool]:
-    """Whether the connection that waits for the current event was closed. Gradio marks the event, but tells only generators."""
-    blocks, event_id = LocalContext.blocks.get(), LocalContext.event_id.get()
-
-    def gone() -> bool:
-        event = blocks._queue.event_ids_to_events.get(event_id) if blocks is not None else None
-        return event is not None and not event.alive
-
-    return gone
 
 
 def _region(value: Any):

@@ -114,7 +114,7 @@ def _page(app: App, handlers: Handlers, examples: list[str]) -> None:
             randomise = gr.Checkbox(False, label=word("randomise"), elem_id="randomise")
     gr.Markdown(word("runtime"), elem_id="runtime")
 
-    def answer(
+    async def answer(
         image, steps, guidance_scale, top_k, mff, seed, randomise, labels, seen, last, request: gr.Request, progress=gr.Progress()
     ):  # fmt: skip
         lang = language(request.headers.get("accept-language"))
@@ -127,7 +127,7 @@ def _page(app: App, handlers: Handlers, examples: list[str]) -> None:
             values |= {"extra_labels": list(edits.added), "muted_labels": list(edits.muted)}
             settings = handlers.check({**values, "seed": None if randomise is True else seed})
             region = region_of(edits, new_folder())
-            done = run_upscale(handlers, image, settings, progress, lang, region, states=True)
+            done = await run_upscale(handlers, image, settings, progress, lang, region, states=True)
             latest = shown(done, source, lang, edits)
         return {
             comparison: latest.viewer,

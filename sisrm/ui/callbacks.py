@@ -26,16 +26,20 @@ class Steps:
         self.watch, self.steps = watch, steps
         self._at = StateRecorder(PAPER_SHARES, steps).steps if states else {}
         self.states: dict[float, Image.Image] = {}
+        watch.looks = len(set(self._at.values()))
 
     def __call__(self, pipe, index: int, timestep: int, values: dict) -> dict:
         """See `SISRMPipeline.__call__`."""
         if self.watch.cancelled.is_set():
             pipe.interrupt = True
             return {}
-        wanted = [share for share, step in self._at.items() if step == index and values["tiles"] <= STATE_TILES]
+        if values["tiles"] > STATE_TILES:
+            self._at, self.watch.looks = {}, 0
+        wanted = [share for share, step in self._at.items() if step == index]
         if wanted or (index + 1 < self.steps and self.watch.wants_preview(values["tiles"])):
             shown = self.watch.show(index + 1, lambda: values["preview"]()[0])
             self.states.update(dict.fromkeys(wanted, shown))
+            self.watch.looks -= bool(wanted)
         return {}
 
 

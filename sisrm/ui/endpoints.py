@@ -5,12 +5,13 @@ from __future__ import annotations
 import html
 import logging
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import aclosing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import gradio as gr
+from gradio.context import LocalContext
 
 from sisrm.errors import SISRMError
 from sisrm.ui.handlers import Handlers, Upscaled
@@ -21,6 +22,8 @@ from sisrm.ui.texts import language, text
 from sisrm.ui.uploads import open_upload, result_name
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 ONE_AT_A_TIME = {"concurrency_limit": 1, "concurrency_id": "model"}
 """Event options: whatever uses the model waits in one queue."""
@@ -44,7 +47,7 @@ def errors_for_people(lang: str = "en") -> Iterator[None]:
         raise gr.Error(text("failed", lang), print_exception=False) from None
 
 
-def run_upscale(
+async def run_upscale(
     handlers: Handlers,
     image: Any,
     settings: Settings,
@@ -64,14 +67,30 @@ def run_upscale(
         name = result_name(image, settings.output_scale)
         return handlers.upscale(open_upload(image, uploads()), settings, new_folder(), name, watch, region, states)
 
-    for update in Job(work, Watch(handlers.pace)).updates():
-        progress(done_share(update), desc=in_words(update, lang))
+    return await finished(Job(work, Watch(handlers.pace)), progress, lang)
+
+
+async def finished(job: Job[T], progress: gr.Progress, lang: str) -> T:
+    """The job's result, telling the client how it stands. A client that cancels or goes away ends the job."""
+    gone = client_is_gone()
+    async with aclosing(job.aupdates()) as updates:
+        async for update in updates:
+            if gone():
+                job.cancel()
+            step = (update.step, update.steps) if update.steps else 0
+            progress(step, desc=in_words(update, lang), unit="steps")
     return update.result
 
 
-def done_share(update: Update) -> float:
-    """How much of a job's steps is done, 0..1."""
-    return update.step / update.steps if update.steps else 0.0
+def client_is_gone() -> Callable[[], bool]:
+    """Tells whether the connection that waits for the current event was closed. Gradio marks the event, but stops only generators."""
+    blocks, event_id = LocalContext.blocks.get(), LocalContext.event_id.get()
+
+    def gone() -> bool:
+        event = blocks._queue.event_ids_to_events.get(event_id) if blocks is not None else None
+        return event is not None and not event.alive
+
+    return gone
 
 
 def in_words(update: Update, lang: str) -> str:

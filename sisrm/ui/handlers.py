@@ -135,6 +135,7 @@ class Handlers:
         reading, known = self.readings.of(photo.image)
         looked = time.perf_counter() - started
         watch.require_wanted()
+        watch.enter("image_encoder")
         steps = Steps(watch, settings.steps, states)
         output = self.pipe(
             photo.image,

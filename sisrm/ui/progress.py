@@ -105,6 +105,7 @@ class Watch:
         self._part = ""
         self._expected: dict[str, float | None] = {}
         self._spent = self._foreseen = 0.0  # seconds of the parts done, and as they were expected
+        self.looks = 0  # states to be made on the way; each takes as long as finishing the picture
         self._preview_cost: float | None = None
         self._previewed = 0.0
 
@@ -132,6 +133,8 @@ class Watch:
 
     def enter(self, part: str) -> None:
         """A part begins, and the one before is done."""
+        if part == self._part:
+            return
         with self.changed:
             self._leave()
             self._part, self._part_started = part, self._clock()
@@ -144,18 +147,15 @@ class Watch:
             self._leave()
 
     def tile(self, part: str, done: int, total: int) -> None:
-        """`callback_on_tile_end` of the pipeline."""
-        if part != self._part:
-            self.enter(part)
+        """`callback_on_tile_end` of the pipeline. With the last tile of a part the next part begins."""
+        self.enter(part)
         with self.changed:
             self._work.done[part] = done / total
-        steps = self._update.steps if part == "denoising" else 1
-        tiles = max(1, total // max(1, steps))
-        self.tell(
-            tiles_done=(done - 1) % tiles + 1,
-            tiles=tiles,
-            step=done // tiles if part == "denoising" else self._update.step,
-        )
+        tiles = max(1, total // max(1, self._update.steps if part == "denoising" else 1))
+        step = done // tiles if part == "denoising" else self._update.step
+        self.tell(tiles_done=(done - 1) % tiles + 1, tiles=tiles, step=step)
+        if done == total:
+            self.enter(PARTS[PARTS.index(part) + 1])
 
     def wants_preview(self, tiles: int) -> bool:
         """Whether a preview now keeps previews within PREVIEW_SHARE of the time. As long as nobody knows what one costs the first is made
@@ -211,6 +211,7 @@ class Watch:
             return None
         slowness = spent / foreseen if foreseen > 0 else 1.0  # of the machine now, against the jobs before
         left = slowness * sum(expected[part] * (1 - work.done[part]) for part in waiting)
+        left += slowness * self.looks * (expected["decode"] or 0.0)
         # A part of one tile tells nothing until it is done: what has gone by of it is not left any more.
         if now in waiting and share == 0:
             left -= min(here, slowness * expected[now])
