@@ -23,6 +23,7 @@ from sisrm import __version__
 from sisrm.images import Photo
 from sisrm.ui.api import FEWEST_VALUES
 from sisrm.ui.blocks import build_app
+from sisrm.ui.endpoints import uploads
 from sisrm.ui.regions import paint
 from sisrm.ui.settings import CONTROLS
 
@@ -79,6 +80,13 @@ def free(app, seconds: float = 3.0) -> bool:
     while app.handlers.busy and time.monotonic() < deadline:
         time.sleep(0.01)
     return not app.handlers.busy
+
+
+def results() -> set[Path]:
+    """The folders that jobs have made; an upload lies in one of its own."""
+    return {path.parent for path in uploads().glob("*/*") if path.name != "photo.png"} | {
+        path for path in uploads().iterdir() if not any(path.iterdir())
+    }
 
 
 def schema(client) -> dict:
@@ -194,12 +202,16 @@ def test_progress_through_the_client(client, photo_file, slow):
 
 
 def test_cancel_through_the_client_frees_the_model_within_two_steps(app, client, photo_file, slow):
+    before = results()
     job = client.submit(handle_file(photo_file), steps=20, guidance_scale=1.0, api_name="/upscale")
     while len(slow) < 3:
         time.sleep(0.01)
     job.cancel()
     left_at = len(slow)
     assert free(app) and len(slow) <= left_at + 2 < 20
+    deadline = time.monotonic() + 3
+    while results() != before:
+        assert time.monotonic() < deadline, "a cancelled job left files"
     slow.clear()
     assert client.predict(handle_file(photo_file), steps=1, api_name="/upscale")[1]["settings"]["steps"] == 1
 

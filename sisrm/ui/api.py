@@ -15,7 +15,7 @@ from sisrm.ui.endpoints import (
     errors_for_people,
     finished,
     language_of,
-    new_folder,
+    result_folder,
     uploads,
 )
 from sisrm.ui.handlers import Handlers, Segmented, Upscaled
@@ -63,7 +63,9 @@ def add_endpoints(handlers: Handlers) -> None:
                 photo = open_upload(image, uploads())
                 require_room(format, photo.size, checked.output_scale)
                 name = named(Path(result_name(image, checked.output_scale)).stem, format)
-                return handlers.upscale(photo, checked, new_folder(), name, watch, _region(region))
+                painted = _region(region)
+                with result_folder() as folder:
+                    return handlers.upscale(photo, checked, folder, name, watch, painted)
 
             done = await finished(Job(work, Watch(handlers.pace)), progress, lang)
         return str(done.result), done.report
@@ -78,7 +80,9 @@ def add_endpoints(handlers: Handlers) -> None:
             def work(watch: Watch) -> Upscaled:
                 photo = open_upload(image, uploads())
                 name = f"{Path(result_name(image, checked.output_scale)).stem}-preview.png"
-                return preview(handlers, photo, checked, at, new_folder(), name, watch, _region(region))
+                painted = _region(region)
+                with result_folder() as folder:
+                    return preview(handlers, photo, checked, at, folder, name, watch, painted)
 
             done = await finished(Job(work, Watch(handlers.pace)), progress, lang)
         return str(done.result), done.report
@@ -89,7 +93,9 @@ def add_endpoints(handlers: Handlers) -> None:
             count = TOP_K.check("top_k", top_k)
 
             def work(watch: Watch) -> Segmented:
-                return handlers.segment(open_upload(image, uploads()), count, new_folder(), watch)
+                photo = open_upload(image, uploads())
+                with result_folder() as folder:
+                    return handlers.segment(photo, count, folder, watch)
 
             done = await finished(Job(work, Watch(handlers.pace)), progress, lang)
         return str(done.overlay), done.report

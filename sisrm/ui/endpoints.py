@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import logging
 import secrets
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import aclosing, contextmanager
 from pathlib import Path
@@ -65,7 +66,9 @@ async def run_upscale(
 
     def work(watch: Watch) -> Upscaled:
         name = result_name(image, settings.output_scale)
-        return handlers.upscale(open_upload(image, uploads()), settings, new_folder(), name, watch, region, states)
+        photo = open_upload(image, uploads())
+        with result_folder() as folder:
+            return handlers.upscale(photo, settings, folder, name, watch, region, states)
 
     return await finished(Job(work, Watch(handlers.pace)), progress, lang)
 
@@ -108,6 +111,17 @@ def language_of(request: gr.Request | None) -> str:
 def uploads() -> Path:
     """Gradio's own folder, where uploads arrive and from where results are served; files in it are deleted by age."""
     return Path(gr.utils.get_upload_folder())
+
+
+@contextmanager
+def result_folder() -> Iterator[Path]:
+    """`new_folder` for a job; nothing of it is left where the job fails or is cancelled."""
+    folder = new_folder()
+    try:
+        yield folder
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def new_folder() -> Path:
