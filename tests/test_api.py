@@ -84,9 +84,7 @@ def free(app, seconds: float = 3.0) -> bool:
 
 def results() -> set[Path]:
     """The folders that jobs have made; an upload lies in one of its own."""
-    return {path.parent for path in uploads().glob("*/*") if path.name != "photo.png"} | {
-        path for path in uploads().iterdir() if not any(path.iterdir())
-    }
+    return {folder for folder in uploads().iterdir() if [path.name for path in folder.iterdir()] != ["photo.png"]}
 
 
 def schema(client) -> dict:
