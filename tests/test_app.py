@@ -28,7 +28,7 @@ from sisrm.ui.endpoints import errors_for_people
 from sisrm.ui.handlers import Handlers
 from sisrm.ui.jobs import Job
 from sisrm.ui.progress import Watch
-from sisrm.ui.settings import default_settings
+from sisrm.ui.settings import CONTROLS, default_settings
 from sisrm.ui.texts import TEXTS, language
 from sisrm.ui.uploads import open_upload, result_name
 
@@ -257,10 +257,10 @@ def test_both_languages_say_the_same_things_and_every_text_is_used():
     for key in TEXTS["en"]:
         assert placeholders(TEXTS["en"][key]) == placeholders(TEXTS["zh"][key]), key
     folder = Path(inspect.getfile(sisrm.ui)).parent
-    source = "".join(path.read_text() for path in folder.glob("*.py") if path.name != "texts.py")
+    source = "".join(path.read_text() for path in folder.glob("*.py") if not path.name.startswith("texts"))
     scripts = "".join(path.read_text() for path in folder.glob("static/*.js"))
     made_up = (
-        {f"{name}_info" for name in ("top_k", "guidance", "steps")}
+        {f"{name}_info" for name in CONTROLS}
         | NOTICES.keys()
         | {
             "part_sca",

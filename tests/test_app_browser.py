@@ -74,11 +74,12 @@ def test_upload_settings_and_download(browser, app_url, garden):
         first = Image.open(download.path())
         assert first.size == (96, 80) and '"steps": 2' in first.text["sisrm"]
 
-        for slider, value in (("steps", "4"), ("guidance", "3.5"), ("top_k", "5")):
+        for slider, value in (("steps", "4"), ("guidance_scale", "3.5"), ("top_k", "5")):
             field = page.locator(f"#{slider} input[type=number]")
             field.fill(value)
             field.press("Tab")
         page.locator("#mff input").uncheck()
+        page.get_by_role("button", name="Advanced").click()
         page.locator("#labels input").fill("boat")
         page.locator("#labels input").press("Enter")
         page.locator("#seed input").fill("77")

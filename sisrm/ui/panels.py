@@ -9,13 +9,13 @@ from typing import Any
 from sisrm.ui.texts import text
 
 
-def made(report: Mapping[str, Any], lang: str = "en", example: bool = False) -> str:
+def made(report: Mapping[str, Any], lang: str = "en", said: str = "made") -> str:
     """One line: sizes, time and seed of a run; and one more for each notice.
 
     Args:
         report: of `Handlers.upscale`.
         lang: "en" or "zh".
-        example: whether to say that this is not the visitor's own picture.
+        said: the text that says it: "made", or "example" or "sample_made" with the line in it.
     """
     width, height = report["input_size"]
     out_width, out_height = report["output_size"]
@@ -23,8 +23,8 @@ def made(report: Mapping[str, Any], lang: str = "en", example: bool = False) -> 
         "made", lang, width=width, height=height, out_width=out_width, out_height=out_height,
         seconds=report["timings"]["total"], seed=report["seed"],
     )  # fmt: skip
-    if example:
-        line = text("example", lang, line=line)
+    if said != "made":
+        line = text(said, lang, line=line)
     more = "".join(f'<p class="notice">{html.escape(text(notice["code"], lang))}</p>' for notice in report["notices"])
     return f'<p class="made">{html.escape(line)}</p>{more}'
 
@@ -35,4 +35,5 @@ def title(report: Mapping[str, Any], lang: str = "en") -> str:
     words = text(
         "title", lang, steps=settings["steps"], guidance=f"{settings['guidance_scale']:g}", seed=report["seed"]
     )
-    return words if settings["mff"] else text("without_mff", lang, title=words)
+    off = ", ".join(name.upper() for name in ("mff", "sca", "sape") if not settings[name])
+    return text("without", lang, title=words, parts=off) if off else words

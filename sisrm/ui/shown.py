@@ -20,6 +20,7 @@ class Shown:
     panel: dict[str, Any]
     report: Mapping[str, Any]
     download: str
+    before: str
 
 
 def shown(done: Upscaled, source: str, lang: str, edits: Edits | None = None, example: bool = False) -> Shown:
@@ -39,6 +40,7 @@ def shown(done: Upscaled, source: str, lang: str, edits: Edits | None = None, ex
         panel=seen(done.report, done.views, source, edits),
         report=done.report,
         download=str(done.result),
+        before=str(done.before),
     )
 
 

@@ -69,6 +69,7 @@ html { scrollbar-gutter: stable; }
 #input { grid-area: input; } #output { grid-area: output; } #controls { grid-area: controls; }
 @media (max-width: 820px) { #workspace { grid-template: "input" "output" "controls" / minmax(0, 1fr); } }
 #result { align-items: center; gap: 10px; }
+@media (max-width: 600px) { #made { flex: 0 0 100%; } #result button { flex: 1; } }
 #download { font-weight: 600; }
 #semantics { padding: 4px 0; }
 input[type="range"]:not(.split)::-webkit-slider-thumb { box-shadow: 0 0 0 1px var(--neutral-400), 0 1px 3px #0004; }
@@ -77,7 +78,20 @@ input[type="range"]:not(.split)::-moz-range-thumb { box-shadow: 0 0 0 1px var(--
 #examples .gallery:has(> .gallery-item) { display: grid; grid-template-columns: repeat(6, minmax(0, 1fr)); gap: 8px; }
 #examples .gallery-item { width: 100%; aspect-ratio: 1; }
 #examples .gallery-item > *, #examples .gallery-item img { width: 100%; height: 100%; max-width: none; object-fit: cover; }
-#run { min-height: 48px; font-size: 17px; }
+#start { gap: 8px; } #run { min-height: 48px; font-size: 17px; } #sample { min-height: 48px; }
+#dice { align-self: flex-end; min-height: 42px; }
+.card { display: flex; gap: 12px; align-items: center; padding: 8px; border: 1px solid var(--border-color-primary); border-radius: 10px;
+  background: var(--block-background-fill); }
+.card img { width: 112px; height: 84px; margin: 0; object-fit: cover; border-radius: 6px; }
+.card .said { flex: 1; min-width: 0; } .card p { margin: 0; font-size: 13.5px; font-variant-numeric: tabular-nums; }
+.card .left { min-height: 1.4em; color: var(--body-text-color-subdued); }
+.card .bar { height: 6px; margin-top: 6px; border-radius: 3px; background: var(--border-color-primary); overflow: hidden; }
+.card .bar b { display: block; height: 100%; background: var(--slider-color); transition: width 0.3s; }
+.variants { display: grid; grid-template-columns: repeat(4, minmax(0, 1fr)); gap: 10px; }
+@media (max-width: 600px) { .variants { grid-template-columns: repeat(2, minmax(0, 1fr)); } }
+.variants figure { margin: 0; } .variants img { width: 100%; margin: 0 0 4px; border: 3px solid; border-radius: 4px; }
+.variants figcaption { font-size: 12.5px; color: var(--body-text-color-subdued); }
+.variants b { display: block; color: var(--body-text-color); }
 #runtime p { font-size: 12.5px; color: var(--body-text-color-subdued); margin: 0; }
 .made, .notice { margin: 0; font-size: 13.5px; color: var(--body-text-color-subdued); font-variant-numeric: tabular-nums; }
 """

@@ -209,7 +209,7 @@ function show() {
   root.classList.toggle('empty', !value);
   if (!value) { shown = null; return; }
   results = results.filter((result) => !result.example && result.id !== value.id);
-  results = [...results, value].slice(-props.last);
+  results = [...results.filter((result) => !result.passing), value].slice(-props.last);
   shown = null;
   change(value);
 }

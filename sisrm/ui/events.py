@@ -1,0 +1,289 @@
+"""What happens when a visitor does something: which handler answers, and what is shown then."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from sisrm.errors import Interrupted
+from sisrm.ui import panels
+from sisrm.ui.card import card, note
+from sisrm.ui.comparison import export
+from sisrm.ui.crops import preview
+from sisrm.ui.endpoints import AS_SENT, ONE_AT_A_TIME, errors_for_people, language_of, new_folder, uploads
+from sisrm.ui.handlers import Handlers, Upscaled
+from sisrm.ui.jobs import Job
+from sisrm.ui.links import from_query, to_query
+from sisrm.ui.modules import VARIANTS, compare, grid, run_variant, without
+from sisrm.ui.page import Page
+from sisrm.ui.progress import Update, Watch
+from sisrm.ui.results import converted, restore
+from sisrm.ui.semantic_panel import Edits, edits_of, region_of
+from sisrm.ui.settings import CONTROLS, Settings, presets
+from sisrm.ui.showcase import Showcase
+from sisrm.ui.shown import Shown, again, remember, shown
+from sisrm.ui.texts import text
+from sisrm.ui.uploads import open_upload, result_name
+
+_FULL_LINK = "(link) => link && link.startsWith('?') ? location.origin + location.pathname + link : link"
+
+
+class Events:
+    """The page's answers. Each takes the request (or the event) first, then the values of the components as they came over the wire."""
+
+    def __init__(self, handlers: Handlers, page: Page, showcase: Showcase | None):
+        self.handlers, self.page, self.showcase = handlers, page, showcase
+        self._running: dict[str, Job] = {}
+
+    def connect(self, app: gr.Blocks) -> None:
+        """Tie the answers to the components."""
+        page, controls = self.page, self.page.controls
+        common = {"api_visibility": "private", **AS_SENT}
+        quiet = {"show_progress": "hidden", **common}
+        settings = list(controls.settings.values())
+        asked = [page.photo, page.panel, page.carried, controls.randomise, *settings]
+        around = [page.made, page.download, page.both, page.link, page.panel, page.details, *page.hidden_at_first]
+        busy = [page.live, page.run, page.cancel]
+        finished = {"fn": self.free, "outputs": [page.run, page.cancel], **quiet, "queue": False}
+        absolute = {"fn": None, "js": _FULL_LINK, "inputs": [page.link], "outputs": [page.link], **quiet}
+
+        enlarge = {
+            "fn": self.enlarge,
+            "inputs": [page.session, controls.format, *asked],
+            "outputs": [page.comparison, page.session, controls.settings["seed"], page.carried, *busy, *around],
+            **quiet,
+            **ONE_AT_A_TIME,
+        }
+        starts = [page.run.click, page.panel.submit]
+        if page.picked is not None:
+            starts.append(page.picked.load_input_event.success)
+        for start in starts:
+            start(**enlarge).then(**finished).then(**absolute)
+        page.sample.click(
+            self.sample, [page.point, *asked], [page.comparison, page.made, *busy, *page.hidden_at_first[:1]],
+            **quiet, **ONE_AT_A_TIME,
+        ).then(**finished)  # fmt: skip
+        page.compare.click(self.ablate, asked, [page.variants, *busy], **quiet, **ONE_AT_A_TIME).then(**finished)
+        page.cancel.click(self.stop, None, None, **quiet, queue=False)
+        page.comparison.select(self.look_again, [page.session, controls.format], around, **quiet).then(**absolute)
+        controls.format.input(self.as_format, [page.session, page.details, controls.format], [page.download], **quiet)
+        controls.preset.input(
+            self.preset, [controls.preset], [controls.settings[name] for name in presets(self.handlers.defaults)["vivid"]], **quiet
+        )  # fmt: skip
+        page.photo.select(self.point_at, [page.photo], [page.point, page.live], **quiet)
+        # Edits belong to a photo. A result that is dropped in gives its settings back.
+        gr.on([page.photo.upload, page.photo.clear], fn=None, js="() => null", outputs=[page.panel], **quiet)
+        page.photo.upload(self.settings_of, [page.photo], [*settings, page.carried, page.live], **quiet)
+        app.load(self.settings_of_link, None, [controls.preset, *settings, page.carried], **quiet)
+        if self.showcase is not None:
+            app.load(self.example, None, [page.comparison, *around], **quiet).then(**absolute)
+
+    async def enlarge(self, request: gr.Request, last, format, image, *asked) -> AsyncIterator[dict]:
+        """Enlarge the photo, telling how it stands."""
+        page, lang = self.page, language_of(request)
+        with errors_for_people(lang):
+            settings, edits, source = self._asked(image, lang, *asked)
+
+            def work(watch: Watch) -> Upscaled:
+                folder = new_folder()
+                photo, region = open_upload(image, uploads()), region_of(edits, folder)
+                name = result_name(image, settings.output_scale)
+                return self.handlers.upscale(photo, settings, folder, name, watch, region, states=True)
+
+            async with aclosing(self._follow(request, work, lang)) as updates:
+                async for update in updates:
+                    yield self._busy(update, lang)
+            if update.result is None:
+                yield {page.live: note(text("cancelled", lang))}
+                return
+            latest = shown(update.result, source, lang, edits)
+            yield {
+                page.comparison: latest.viewer,
+                page.session: remember(last, latest),
+                page.controls.settings["seed"]: settings.seed,
+                page.carried: None,
+                page.live: "",
+                **self._beside(latest, lang, format),
+            }
+
+    async def sample(self, request: gr.Request, point, image, *asked) -> AsyncIterator[dict]:
+        """Enlarge the patch that the visitor pointed at."""
+        page, lang = self.page, language_of(request)
+        with errors_for_people(lang):
+            settings, edits, source = self._asked(image, lang, *asked)
+            at = tuple(point) if point else (0.5, 0.5)
+
+            def work(watch: Watch) -> Upscaled:
+                folder = new_folder()
+                photo, region = open_upload(image, uploads()), region_of(edits, folder)
+                return preview(self.handlers, photo, settings, at, folder, watch=watch, region=region)
+
+            async with aclosing(self._follow(request, work, lang)) as updates:
+                async for update in updates:
+                    yield self._busy(update, lang)
+            if update.result is None:
+                yield {page.live: note(text("cancelled", lang))}
+                return
+            seen = shown(update.result, f"{source}-{at}", lang)
+            yield {
+                page.comparison: {
+                    **seen.viewer,
+                    "title": text("sample_title", lang, title=seen.viewer["title"]),
+                    "passing": True,
+                },
+                page.made: panels.made(seen.report, lang, "sample_made"),
+                page.hidden_at_first[0]: gr.update(visible=True),
+                page.live: "",
+            }
+
+    async def ablate(self, request: gr.Request, image, *asked) -> AsyncIterator[dict]:
+        """The same with each module taken out."""
+        page, lang, found = self.page, language_of(request), {}
+        with errors_for_people(lang):
+            settings, edits, _ = self._asked(image, lang, *asked)
+            photo = open_upload(image, uploads())
+            for number, name in enumerate(VARIANTS, 1):
+
+                def work(watch: Watch, name=name) -> Upscaled:
+                    folder = new_folder()
+                    return run_variant(
+                        self.handlers, photo, without(settings, name), folder, watch, region_of(edits, folder)
+                    )
+
+                more = text("variant", lang, number=number, total=len(VARIANTS), name=text(name, lang))
+                async with aclosing(self._follow(request, work, lang)) as updates:
+                    async for update in updates:
+                        yield self._busy(update, lang, more)
+                if update.result is None:
+                    yield {page.live: note(text("cancelled", lang))}
+                    return
+                found[name] = update.result
+                columns = [compare(known, done, found["full"]) for known, done in found.items()]
+                yield {page.variants: grid(columns, lang)}
+            yield {page.live: ""}
+
+    def stop(self, request: gr.Request) -> None:
+        """Cancel the visitor's job; the model is free again after the step or tile that it is at."""
+        job = self._running.get(request.session_hash)
+        if job is not None:
+            job.cancel()
+
+    def free(self) -> dict:
+        """Whatever became of a job, another one can be started."""
+        return {self.page.run: gr.update(interactive=True), self.page.cancel: gr.update(visible=False)}
+
+    def example(self, request: gr.Request) -> dict:
+        """The first screen's finished example."""
+        done, lang = self.showcase.result(), language_of(request)
+        if done is None:
+            return {self.page.comparison: None}
+        entry = shown(done, self.showcase.source, lang, example=True)
+        return {self.page.comparison: entry.viewer, **self._beside(entry, lang, "png", "example")}
+
+    def look_again(self, chosen: gr.EventData, request: gr.Request, last, format) -> dict:
+        """Show what belongs to an earlier result."""
+        entry, lang = again(last, chosen._data.get("id")), language_of(request)
+        if entry is None:
+            return {self.page.details: gr.skip()}
+        return self._beside(replace(entry, panel={**entry.panel, "restored": True}), lang, format)
+
+    def as_format(self, request: gr.Request, last, report, format) -> dict:
+        """The latest result in another format."""
+        if not last:
+            return {self.page.download: gr.skip()}
+        current = next((entry for entry in last if entry.report == report), last[-1])
+        with errors_for_people(language_of(request)):
+            return {self.page.download: str(converted(Path(current.download), format))}
+
+    def preset(self, request: gr.Request, name) -> list:
+        """A preset's values."""
+        with errors_for_people(language_of(request)):
+            chosen = presets(self.handlers.defaults)
+            return list(chosen[name if name in chosen else "balanced"].values())
+
+    def point_at(self, event: gr.SelectData, request: gr.Request, image) -> dict:
+        """Where the next sample is taken."""
+        lang = language_of(request)
+        with errors_for_people(lang):
+            width, height = open_upload(image, uploads()).size
+            x, y = (min(1.0, max(0.0, at / side)) for at, side in zip(event.index, (width, height)))
+        return {
+            self.page.point: [x, y],
+            self.page.live: note(text("pointed", lang, x=round(100 * x), y=round(100 * y))),
+        }
+
+    def settings_of(self, request: gr.Request, image) -> dict:
+        """The settings of a result that was dropped in."""
+        path = image.get("path") if isinstance(image, dict) else None
+        if path is None:
+            return {self.page.live: ""}
+        with errors_for_people(language_of(request)):
+            kept = restore(path, self.handlers.defaults, self.handlers.pipe.config.free_text)
+        if kept is None:
+            return {self.page.live: ""}
+        return {**self._set(kept), self.page.live: note(text("restored", language_of(request)))}
+
+    def settings_of_link(self, request: gr.Request) -> dict:
+        """The settings of a share link, and the presets in the visitor's language."""
+        lang, preset = language_of(request), self.page.controls.preset
+        named = {preset: gr.update(choices=[(text(name, lang), name) for name in presets(self.handlers.defaults)])}
+        with errors_for_people(lang):
+            query = from_query(request.query_params, self.handlers.defaults, self.handlers.pipe.config.free_text)
+        return named if query is None else {**named, **self._set(query)}
+
+    def _set(self, settings: Settings) -> dict:
+        carried = Edits(settings.extra_labels, settings.muted_labels)
+        return {**self.page.controls.updates(settings), self.page.carried: carried.as_json()}
+
+    def _asked(self, image, lang: str, seen, carried, randomise, *values) -> tuple[Settings, Edits, str]:
+        """The checked settings, the panel's edits, and a name for the photo."""
+        if image is None:
+            raise gr.Error(text("no_photo", lang), print_exception=False)
+        source = Path(str(image.get("path"))).parent.name if isinstance(image, dict) else ""
+        edits = edits_of(seen, source)
+        if edits == Edits() and carried:
+            edits = edits_of({"source": source, "edits": carried}, source)
+        given = dict(zip(self.page.controls.settings, values, strict=True))
+        given |= {"extra_labels": list(edits.added), "muted_labels": list(edits.muted)}
+        given["seed"] = None if randomise is True else given["seed"]
+        given = {name: value for name, value in given.items() if name in CONTROLS}
+        return self.handlers.check(given), edits, source
+
+    async def _follow(self, request: gr.Request, work: Callable[[Watch], Any], lang: str) -> AsyncIterator[Update]:
+        """The job's updates. Ends without a result where it was cancelled; a page that is left ends it."""
+        job = self._running[request.session_hash] = Job(work, Watch(self.handlers.pace, previews=True))
+        try:
+            async with aclosing(job.aupdates()) as updates:
+                async for update in updates:
+                    yield update
+        except Interrupted:
+            yield Update()
+        finally:
+            self._running.pop(request.session_hash, None)
+
+    def _busy(self, update: Update, lang: str, more: str = "") -> dict:
+        page = self.page
+        return {
+            page.live: card(update, lang, more),
+            page.run: gr.update(interactive=False),
+            page.cancel: gr.update(visible=True),
+        }
+
+    def _beside(self, entry: Shown, lang: str, format: str, line: str = "made") -> dict:
+        """What is shown around the viewer."""
+        page = self.page
+        query = to_query(self.handlers.check(entry.report["settings"]), self.handlers.defaults)
+        return {
+            page.made: panels.made(entry.report, lang, line),
+            page.download: str(converted(Path(entry.download), format)),
+            page.both: str(export(Path(entry.before), Path(entry.download), format="jpeg")),
+            page.link: f"?{query}",
+            page.panel: entry.panel,
+            page.details: entry.report,
+            **{area: gr.update(visible=True) for area in page.hidden_at_first},
+        }

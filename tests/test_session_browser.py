@@ -1,0 +1,175 @@
+"""A session in a browser: presets, a patch first, cancelling, formats, settings back from a result or a link, the one-click ablation.
+
+Skipped where Chromium or Playwright is not installed.
+"""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+from browsing import WAIT, needs_chromium, read_result, result_source, run, upload, visit, wait_for_another
+from PIL import Image
+
+pytestmark = needs_chromium
+
+
+def value_of(page, name: str) -> float:
+    return float(page.locator(f"#{name} input[type=number]").input_value())
+
+
+def set_value(page, name: str, value: object) -> None:
+    field = page.locator(f"#{name} input[type=number]").first
+    field.fill(str(value))
+    field.press("Tab")
+
+
+def wait_for_value(page, selector: str, value: str) -> None:
+    page.wait_for_function(
+        "([selector, value]) => document.querySelector(selector)?.value === value", arg=[selector, value], timeout=WAIT
+    )
+
+
+def download(page, button: str):
+    with page.expect_download(timeout=WAIT) as event:
+        page.locator(f"#{button}").click()
+    return event.value
+
+
+def test_presets_and_the_dice_set_the_controls(browser, app_url):
+    with visit(browser, app_url) as page:
+        assert value_of(page, "detail_strength") == 1
+        page.get_by_label("Vivid").check()
+        wait_for_value(page, "#detail_strength input[type=number]", "1.35")
+        page.get_by_label("Faithful").check()
+        wait_for_value(page, "#detail_strength input[type=number]", "0.65")
+        page.get_by_label("Balanced").check()
+        wait_for_value(page, "#detail_strength input[type=number]", "1")
+        before = page.locator("#seed input").input_value()
+        page.locator("#dice").click()
+        page.wait_for_function("before => document.querySelector('#seed input').value !== before", arg=before)
+        assert 0 <= int(page.locator("#seed input").input_value()) < 2**32
+
+
+def test_a_job_is_cancelled_and_the_model_is_free(browser, app_url, tmp_path):
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 255, (600, 800, 3), dtype=np.uint8)).save(tmp_path / "large.png")
+    with visit(browser, app_url) as page:
+        before = result_source(page)
+        upload(page, tmp_path / "large.png")
+        set_value(page, "steps", 20)
+        page.locator("#run").click()
+        cancel = page.locator("#cancel")
+        cancel.wait_for(timeout=WAIT)
+        assert page.locator("#run").is_disabled()
+        page.wait_for_selector("#live [role=progressbar]", timeout=WAIT)
+        started = time.monotonic()
+        cancel.click()
+        page.wait_for_function("document.querySelector('#live').innerText.includes('Cancelled')", timeout=WAIT)
+        assert time.monotonic() - started < 15
+        cancel.wait_for(state="hidden", timeout=WAIT)
+        assert page.locator("#run").is_enabled() and result_source(page) == before
+
+
+def test_a_patch_is_tried_where_the_visitor_points(browser, app_url, tmp_path):
+    ramp = np.linspace(0, 255, 300).astype(np.uint8)
+    Image.fromarray(np.stack([np.broadcast_to(ramp, (200, 300))] * 3, -1)).save(tmp_path / "ramp.png")
+    with visit(browser, app_url) as page:
+        upload(page, tmp_path / "ramp.png")
+        seen = []
+        for place in (0.25, 0.75):
+            box = page.locator("#photo img").bounding_box()
+            page.mouse.click(box["x"] + place * box["width"], box["y"] + 0.5 * box["height"])
+            page.wait_for_function("document.querySelector('#live').innerText.includes('Try a patch')", timeout=WAIT)
+            before = result_source(page)
+            page.locator("#sample").click()
+            wait_for_another(page, before)
+            page.wait_for_function("document.querySelector('#live').innerText.trim() === ''", timeout=WAIT)
+            assert "A patch of the photo" in page.locator("#made").inner_text()
+            size = page.evaluate(
+                "(i => [i.naturalWidth, i.naturalHeight])(document.querySelector('#viewer .after img'))"
+            )
+            assert size == [512, 512]
+            seen.append(
+                page.evaluate("""async () => {
+                    const image = document.querySelector('#viewer .before img'), canvas = document.createElement('canvas');
+                    await image.decode();
+                    canvas.width = canvas.height = 1;
+                    canvas.getContext('2d').drawImage(image, 0, 0, 1, 1);
+                    return canvas.getContext('2d').getImageData(0, 0, 1, 1).data[0];
+                }""")
+            )
+        assert seen[1] > seen[0] + 60
+
+
+def test_formats_and_the_picture_of_both(browser, app_url, garden):
+    with visit(browser, app_url) as page:
+        upload(page, garden)
+        run(page)
+        assert download(page, "download").suggested_filename == "garden-4x.png"
+        both = download(page, "both")
+        with Image.open(both.path()) as image:
+            assert image.format == "JPEG" and image.width > 190
+        for label, kind, name in (("webp", "WEBP", "garden-4x.webp"), ("jpeg", "JPEG", "garden-4x.jpg")):
+            page.locator("#format").get_by_label(label).check()
+            page.wait_for_function(
+                "name => document.querySelector('#download')?.closest('a, div')?.innerHTML !== null && true", arg=name
+            )
+            deadline = time.monotonic() + 15
+            while (got := download(page, "download")).suggested_filename != name:
+                assert time.monotonic() < deadline, got.suggested_filename
+            with Image.open(got.path()) as image:
+                assert image.format == kind and image.size == (96, 80)
+        page.locator("#output_scale").get_by_label("2").check()
+        page.locator("#format").get_by_label("png").check()
+        run(page)
+        assert read_result(page)["output_size"] == [48, 40]
+
+
+def test_settings_come_back_from_a_result_and_from_a_link(browser, app_url, garden, tmp_path):
+    with visit(browser, app_url) as page:
+        upload(page, garden)
+        set_value(page, "steps", 3)
+        set_value(page, "detail_strength", 1.2)
+        page.locator("#mff input").uncheck()
+        page.locator("#seed input").fill("4711")
+        page.locator("#seed input").press("Tab")
+        run(page)
+        label = read_result(page)["labels"][0]["name"]
+        before = result_source(page)
+        page.get_by_role("button", name=f"Take {label} out").click()
+        page.get_by_role("button", name="Enlarge again").click()
+        wait_for_another(page, before)
+        report = read_result(page)
+        assert report["settings"]["muted_labels"] == [label]
+        download(page, "download").save_as(tmp_path / "result.png")
+        page.locator("#more button").first.click()
+        page.wait_for_function(
+            "document.querySelector('#link textarea, #link input').value.startsWith('http')", timeout=WAIT
+        )
+        link = page.locator("#link textarea, #link input").first.input_value()
+    assert link.startswith(app_url) and "garden" not in link and "seed=4711" in link
+    for address, file in ((link, None), (app_url, tmp_path / "result.png")):
+        with visit(browser, address) as page:
+            if file is not None:
+                upload(page, file)
+                page.wait_for_function("document.querySelector('#live').innerText.includes('restored')", timeout=WAIT)
+            wait_for_value(page, "#seed input", "4711")
+            assert value_of(page, "steps") == 3 and value_of(page, "detail_strength") == 1.2
+            assert not page.locator("#mff input").is_checked()
+            if file is None:
+                upload(page, garden)
+                run(page)
+                assert read_result(page)["settings"] == report["settings"]
+
+
+def test_the_ablation_shows_every_variant(browser, app_url, garden):
+    with visit(browser, app_url) as page:
+        upload(page, garden)
+        page.locator("#modules button").first.click()
+        page.locator("#compare").click()
+        page.wait_for_function("document.querySelectorAll('#variants figure').length === 4", timeout=WAIT)
+        names = page.locator("#variants figcaption b").all_inner_texts()
+        assert names == ["Full model", "Without MFF", "Without SCA", "Without SAPE"]
+        assert page.locator("#variants img").count() == 8
+        assert "differs by" in page.locator("#variants figcaption").last.inner_text()
