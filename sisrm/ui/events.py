@@ -17,6 +17,7 @@ from sisrm.ui.comparison import export
 from sisrm.ui.crops import preview
 from sisrm.ui.endpoints import AS_SENT, ONE_AT_A_TIME, errors_for_people, language_of, new_folder, uploads
 from sisrm.ui.handlers import Handlers, Upscaled
+from sisrm.ui.html_part import STATIC
 from sisrm.ui.jobs import Job
 from sisrm.ui.links import from_query, to_query
 from sisrm.ui.modules import VARIANTS, compare, grid, run_variant, without
@@ -79,6 +80,7 @@ class Events:
         # Edits belong to a photo. A result that is dropped in gives its settings back.
         gr.on([page.photo.upload, page.photo.clear], fn=None, js="() => null", outputs=[page.panel], **quiet)
         page.photo.upload(self.settings_of, [page.photo], [*settings, page.carried, page.live], **quiet)
+        app.load(None, js=(STATIC / "names.js").read_text(encoding="utf-8"), **quiet)
         app.load(self.settings_of_link, None, [controls.preset, *settings, page.carried], **quiet)
         if self.showcase is not None:
             app.load(self.example, None, [page.comparison, *around], **quiet).then(**absolute)
@@ -221,11 +223,11 @@ class Events:
         """The settings of a result that was dropped in."""
         path = image.get("path") if isinstance(image, dict) else None
         if path is None:
-            return {self.page.live: ""}
+            return {self.page.live: gr.skip()}
         with errors_for_people(language_of(request)):
             kept = restore(path, self.handlers.defaults, self.handlers.pipe.config.free_text)
         if kept is None:
-            return {self.page.live: ""}
+            return {self.page.live: gr.skip()}
         return {**self._set(kept), self.page.live: note(text("restored", language_of(request)))}
 
     def settings_of_link(self, request: gr.Request) -> dict:

@@ -50,6 +50,7 @@ def theme() -> gr.themes.Base:
         button_secondary_background_fill_hover="*neutral_200",
         button_secondary_background_fill_dark="*neutral_800",
         button_secondary_background_fill_hover_dark="*neutral_700",
+        input_background_fill_dark="*neutral_800",
         color_accent="*primary_600",
         slider_color="*primary_600",
         slider_color_dark="*primary_500",
