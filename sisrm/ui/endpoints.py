@@ -9,18 +9,15 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import aclosing, contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import gradio as gr
 from gradio.context import LocalContext
 
 from sisrm.errors import SISRMError
-from sisrm.ui.handlers import Handlers, Upscaled
 from sisrm.ui.jobs import Job
-from sisrm.ui.progress import Update, Watch
-from sisrm.ui.settings import Settings
+from sisrm.ui.progress import Update
 from sisrm.ui.texts import language, text
-from sisrm.ui.uploads import open_upload, result_name
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +36,8 @@ def errors_for_people(lang: str = "en") -> Iterator[None]:
     """Show our own errors as they are; log any other and show one sentence, never its text."""
     try:
         yield
+    except gr.Error:
+        raise
     except SISRMError as error:
         # Gradio shows the message as HTML, and it may quote a visitor's file name.
         message = html.escape(str(error), quote=False)
@@ -46,31 +45,6 @@ def errors_for_people(lang: str = "en") -> Iterator[None]:
     except Exception:
         logger.exception("a request failed")
         raise gr.Error(text("failed", lang), print_exception=False) from None
-
-
-async def run_upscale(
-    handlers: Handlers,
-    image: Any,
-    settings: Settings,
-    progress: gr.Progress,
-    lang: str,
-    region=None,
-    states: bool = False,
-) -> Upscaled:
-    """Read the uploaded image and enlarge it, telling `progress` in words; `region` and `states` as in `Handlers.upscale`.
-
-    Raises:
-        SISRMError: the image cannot be used.
-    """
-    progress(0, desc=text("reading", lang))
-
-    def work(watch: Watch) -> Upscaled:
-        name = result_name(image, settings.output_scale)
-        photo = open_upload(image, uploads())
-        with result_folder() as folder:
-            return handlers.upscale(photo, settings, folder, name, watch, region, states)
-
-    return await finished(Job(work, Watch(handlers.pace)), progress, lang)
 
 
 async def finished(job: Job[T], progress: gr.Progress, lang: str) -> T:

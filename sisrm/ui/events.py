@@ -15,7 +15,7 @@ from sisrm.ui import panels
 from sisrm.ui.card import card, note
 from sisrm.ui.comparison import export
 from sisrm.ui.crops import preview
-from sisrm.ui.endpoints import AS_SENT, ONE_AT_A_TIME, errors_for_people, language_of, new_folder, uploads
+from sisrm.ui.endpoints import AS_SENT, ONE_AT_A_TIME, errors_for_people, language_of, result_folder, uploads
 from sisrm.ui.handlers import Handlers, Upscaled
 from sisrm.ui.html_part import STATIC
 from sisrm.ui.jobs import Job
@@ -92,10 +92,10 @@ class Events:
             settings, edits, source = self._asked(image, lang, *asked)
 
             def work(watch: Watch) -> Upscaled:
-                folder = new_folder()
-                photo, region = open_upload(image, uploads()), region_of(edits, folder)
-                name = result_name(image, settings.output_scale)
-                return self.handlers.upscale(photo, settings, folder, name, watch, region, states=True)
+                photo, name = open_upload(image, uploads()), result_name(image, settings.output_scale)
+                with result_folder() as folder:
+                    region = region_of(edits, folder)
+                    return self.handlers.upscale(photo, settings, folder, name, watch, region, states=True)
 
             async with aclosing(self._follow(request, work, lang)) as updates:
                 async for update in updates:
@@ -121,9 +121,10 @@ class Events:
             at = tuple(point) if point else (0.5, 0.5)
 
             def work(watch: Watch) -> Upscaled:
-                folder = new_folder()
-                photo, region = open_upload(image, uploads()), region_of(edits, folder)
-                return preview(self.handlers, photo, settings, at, folder, watch=watch, region=region)
+                photo = open_upload(image, uploads())
+                with result_folder() as folder:
+                    region = region_of(edits, folder)
+                    return preview(self.handlers, photo, settings, at, folder, watch=watch, region=region)
 
             async with aclosing(self._follow(request, work, lang)) as updates:
                 async for update in updates:
@@ -152,10 +153,9 @@ class Events:
             for number, name in enumerate(VARIANTS, 1):
 
                 def work(watch: Watch, name=name) -> Upscaled:
-                    folder = new_folder()
-                    return run_variant(
-                        self.handlers, photo, without(settings, name), folder, watch, region_of(edits, folder)
-                    )
+                    with result_folder() as folder:
+                        region = region_of(edits, folder)
+                        return run_variant(self.handlers, photo, without(settings, name), folder, watch, region)
 
                 more = text("variant", lang, number=number, total=len(VARIANTS), name=text(name, lang))
                 async with aclosing(self._follow(request, work, lang)) as updates:
