@@ -1,11 +1,16 @@
-"""The README's picture: examples before and after, and what the model saw.
+"""The README's pictures: examples before and after with what the model saw, and the app's first screen.
 
-python assets/readme/make_pictures.py [--preset NAME|DIR] [--output FILE]
+python assets/readme/make_pictures.py [--preset NAME|DIR] [--output FILE] [--app FILE]
+
+The app's picture is taken with Chromium through Playwright, and only where --app asks for it.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
+import shutil
+import socket
 import sys
 from pathlib import Path
 
@@ -44,13 +49,39 @@ def row(pipe, path: Path) -> Image.Image:
     return sheet
 
 
+def app_picture(pipe, output: Path) -> None:
+    """The page as it is when it is opened, with the finished example."""
+    from playwright.sync_api import sync_playwright
+
+    from sisrm.ui.blocks import build_app
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    app = build_app(pipe, sorted((ROOT / "examples").glob("*.png")))
+    app.serve(server_name="127.0.0.1", server_port=port, prevent_thread_lock=True, quiet=True)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1280, "height": 1180})
+        page.goto(f"http://127.0.0.1:{port}")
+        page.wait_for_function("document.querySelector('#semantics .photo')?.naturalWidth > 0", timeout=60_000)
+        page.wait_for_timeout(1000)
+        screen = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
+        browser.close()
+    app.close()
+    screen.save(output, quality=86)
+
+
 def main() -> None:
-    """Make the picture."""
+    """Make the pictures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", default="compact")
     parser.add_argument("--output", type=Path, default=ROOT / "assets" / "readme" / "before_after.jpg")
+    parser.add_argument("--app", type=Path, metavar="FILE", help="only the app's picture, to this file")
     options = parser.parse_args()
     pipe = load_pipeline(options.preset)
+    if options.app is not None:
+        return app_picture(pipe, options.app)
     rows = [row(pipe, ROOT / "examples" / f"{name}.png") for name in EXAMPLES]
     sheet = Image.new("RGB", (rows[0].width, sum(entry.height for entry in rows)), "white")
     top = 0

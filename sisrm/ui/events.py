@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from dataclasses import replace
@@ -104,13 +105,15 @@ class Events:
                 yield {page.live: note(text("cancelled", lang))}
                 return
             latest = shown(update.result, source, lang, edits)
+            # Other formats and the picture of both take a while for a large result, and other visitors must not wait for it.
+            beside = await asyncio.to_thread(self._beside, latest, lang, format)
             yield {
                 page.comparison: latest.viewer,
                 page.session: remember(last, latest),
                 page.controls.settings["seed"]: settings.seed,
                 page.carried: None,
                 page.live: "",
-                **self._beside(latest, lang, format),
+                **beside,
             }
 
     async def sample(self, request: gr.Request, point, image, *asked) -> AsyncIterator[dict]:
@@ -149,7 +152,7 @@ class Events:
         page, lang, found = self.page, language_of(request), {}
         with errors_for_people(lang):
             settings, edits, _ = self._asked(image, lang, *asked)
-            photo = open_upload(image, uploads())
+            photo = await asyncio.to_thread(open_upload, image, uploads())
             for number, name in enumerate(VARIANTS, 1):
 
                 def work(watch: Watch, name=name) -> Upscaled:
@@ -166,7 +169,7 @@ class Events:
                     return
                 found[name] = update.result
                 columns = [compare(known, done, found["full"]) for known, done in found.items()]
-                yield {page.variants: grid(columns, lang)}
+                yield {page.variants: await asyncio.to_thread(grid, columns, lang)}
             yield {page.live: ""}
 
     def stop(self, request: gr.Request) -> None:
