@@ -227,7 +227,7 @@ def test_a_lost_connection_frees_the_model_within_two_steps(app, photo_file, slo
 
 
 def test_leaving_the_page_frees_the_model_within_two_steps(app, photo_file, slow):
-    index, button = next((index, fn) for index, fn in app.fns.items() if fn.name == "answer")
+    index, button = next((index, fn) for index, fn in app.fns.items() if fn.name == "enlarge")
     with httpx.Client(base_url=app.local_url.rstrip("/"), timeout=30) as web:
         uploaded = web.post(f"{API}/upload", files={"files": ("photo.png", photo_file.read_bytes())}).json()[0]
         data = [component.value for component in button.inputs]

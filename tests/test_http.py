@@ -99,7 +99,7 @@ def call(web, data: str, fn: str = "upscale") -> str:
 
 def press(app, web, image: object, **changes) -> str:
     """What the page's button does, with other values; the event stream's text up to the end of the job."""
-    index, button = next((index, fn) for index, fn in app.fns.items() if fn.name == "answer")
+    index, button = next((index, fn) for index, fn in app.fns.items() if fn.name == "enlarge")
     changes = {"photo": image, "steps": 1, "seed": 1} | changes
     names = {component.elem_id for component in button.inputs}
     assert changes.keys() <= names
@@ -295,6 +295,30 @@ def test_bad_labels_of_the_page_are_refused(app, web, done, labels):
     if labels != ["../../etc/passwd"]:
         harmless(text)
     assert '"success":false' in text.replace(" ", "") and "label" in text and "accepted" in text and len(text) < 4000
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"format": "exe"},
+        {"format": ["png"]},
+        {"semantics": {"source": 3, "edits": []}},
+        {"semantics": [["a"]]},
+        {"preset": {"a": 1}},
+    ],
+    ids=lambda value: repr(value)[:30],
+)
+def test_other_nonsense_from_the_page_harms_nothing(app, web, done, changes):
+    if "preset" in changes:
+        index = next(index for index, fn in app.fns.items() if fn.name == "preset")
+        body = {"data": [changes["preset"]], "fn_index": index, "session_hash": "preset"}
+        web.post(f"{API}/queue/join", json=body)
+        with web.stream("GET", f"{API}/queue/data", params={"session_hash": "preset"}) as stream:
+            text = "".join(line for line in stream.iter_lines())
+        assert "accepted: one of faithful, balanced, vivid" in harmless(text)
+        return
+    text = harmless(press(app, web, {"path": done[0], "meta": FILE}, **changes))
+    assert ("accepted: one of png, webp, jpeg" in text) == ("format" in changes)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from sisrm.errors import Interrupted
 from sisrm.ui import panels
 from sisrm.ui.card import card, note
 from sisrm.ui.comparison import export
+from sisrm.ui.controls import PRESETS
 from sisrm.ui.crops import preview
 from sisrm.ui.endpoints import AS_SENT, ONE_AT_A_TIME, errors_for_people, language_of, result_folder, uploads
 from sisrm.ui.handlers import Handlers, Upscaled
@@ -24,9 +25,9 @@ from sisrm.ui.links import from_query, to_query
 from sisrm.ui.modules import VARIANTS, compare, grid, run_variant, without
 from sisrm.ui.page import Page
 from sisrm.ui.progress import Update, Watch
-from sisrm.ui.results import converted, restore
+from sisrm.ui.results import FORMAT, converted, restore
 from sisrm.ui.semantic_panel import Edits, edits_of, region_of
-from sisrm.ui.settings import CONTROLS, Settings, presets
+from sisrm.ui.settings import CONTROLS, Choice, Settings, presets
 from sisrm.ui.showcase import Showcase
 from sisrm.ui.shown import Shown, again, remember, shown
 from sisrm.ui.texts import text
@@ -91,6 +92,7 @@ class Events:
         page, lang = self.page, language_of(request)
         with errors_for_people(lang):
             settings, edits, source = self._asked(image, lang, *asked)
+            FORMAT.check("format", format)
 
             def work(watch: Watch) -> Upscaled:
                 photo, name = open_upload(image, uploads()), result_name(image, settings.output_scale)
@@ -208,8 +210,7 @@ class Events:
     def preset(self, request: gr.Request, name) -> list:
         """A preset's values."""
         with errors_for_people(language_of(request)):
-            chosen = presets(self.handlers.defaults)
-            return list(chosen[name if name in chosen else "balanced"].values())
+            return list(presets(self.handlers.defaults)[Choice(PRESETS).check("preset", name)].values())
 
     def point_at(self, event: gr.SelectData, request: gr.Request, image) -> dict:
         """Where the next sample is taken."""
