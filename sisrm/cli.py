@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from sisrm import __version__
-from sisrm.commands import ablate, doctor, evaluate, extractor, files, measure, model, profile, restore
+from sisrm.commands import ablate, doctor, evaluate, extractor, files, measure, model, profile, publish_space, restore
 from sisrm.errors import ParameterError, SISRMError
 
 EXIT_REFUSED = 2
@@ -144,6 +144,15 @@ examples:
   python -m sisrm doctor --preset sd --json
 """
 
+PUBLISH_SPACE = """\
+Put this checkout on the Hugging Face hub as a Space, in one commit: the files that git tracks, without tests, benchmarks and
+what builds a checkout. Nothing goes when a file is larger than 10 MB or holds something that looks like a secret.
+
+examples:
+  python -m sisrm publish-space someone/sisrm --dry-run
+  python -m sisrm publish-space someone/sisrm
+"""
+
 TRAIN = """\
 Train one stage of the model on photos of your own. A stage starts from a pipeline folder (--model) and writes another one
 to DIR/model, which the other commands take as --preset and the next stage as --model. With `accelerate launch` the same
@@ -197,6 +206,9 @@ def build_parser(with_training: bool = False) -> argparse.ArgumentParser:
     profile.add_arguments(command("profile", "show where one image's time goes", PROFILE, profile.run))
     doctor.add_arguments(
         command("doctor", "tell what this machine can run, and with which weights", DOCTOR, doctor.run)
+    )
+    publish_space.add_arguments(
+        command("publish-space", "put this checkout on the hub as a Space", PUBLISH_SPACE, publish_space.run)
     )
     train = command("train", "train one stage of the model", TRAIN, _train)
     if with_training:
