@@ -19,6 +19,8 @@ from diffusers.models.attention_processor import Attention
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch import nn
 
+from sisrm.remembering import RememberingLinear
+
 SEGMENTATION_TOKENS = "segmentation_tokens"
 
 
@@ -43,6 +45,9 @@ class SegmentationTransformerBlock(BasicTransformerBlock):
         )
         nn.init.zeros_(self.segmentation_attention.to_out[0].weight)
         nn.init.zeros_(self.segmentation_attention.to_out[0].bias)
+        # What these four read stays as it is during a run. Only `forward` differs, so that weights, empty ones too, stay where they are.
+        for attention in (self.attn2, self.segmentation_attention):
+            attention.to_k.__class__ = attention.to_v.__class__ = RememberingLinear
 
     def forward(
         self,

@@ -13,6 +13,7 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 
 from sisrm.errors import ParameterError
+from sisrm.remembering import once
 
 
 class MaskFeatureFusion(ModelMixin, ConfigMixin):
@@ -59,8 +60,14 @@ class MaskFeatureFusion(ModelMixin, ConfigMixin):
         self, down_residuals: tuple[torch.Tensor, ...], mid_residual: torch.Tensor, mask: torch.Tensor
     ) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
         """M * G for every residual. mask: (B, 1, H, W), 0 or 1 or bool; B may be 1 for all. Ones leave the residuals as they are."""
-        down = tuple(residual * resize_mask(mask, residual.shape[-2:]).to(residual) for residual in down_residuals)
-        return down, mid_residual * resize_mask(mask, mid_residual.shape[-2:]).to(mid_residual)
+
+        def masked(residual: torch.Tensor) -> torch.Tensor:
+            size = residual.shape[-2:]
+            return residual * once(
+                ("M", size, residual.dtype), mask, lambda: resize_mask(mask, size).to(residual.device, residual.dtype)
+            )
+
+        return tuple(masked(residual) for residual in down_residuals), masked(mid_residual)
 
 
 def resize_mask(mask: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:

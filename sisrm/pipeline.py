@@ -29,6 +29,7 @@ from sisrm.coring import core_detail
 from sisrm.errors import ImageError, Interrupted, ParameterError
 from sisrm.image_encoder import ImageEncoding
 from sisrm.images import MIN_SIDE, prepare_image
+from sisrm.remembering import once, remembering
 from sisrm.resize import LATENT_SCALE, SCALE, enlarge, pad_to_multiple
 from sisrm.sape import Label, segmenter_input
 from sisrm.schedulers import clean_estimate
@@ -167,6 +168,7 @@ class SISRMPipeline(TiledSteps, DiffusionPipeline):
         return 2 ** len(self.unet.config.block_out_channels)
 
     @torch.no_grad()
+    @remembering()
     def __call__(
         self,
         image: Image.Image | Sequence[Image.Image] | torch.Tensor,
@@ -512,9 +514,12 @@ class SISRMPipeline(TiledSteps, DiffusionPipeline):
     ) -> torch.Tensor:
         """`denoise` with classifier-free guidance, off at 1; `prompt_embeds` holds the negative prompt first where it is on."""
         guided = guidance_scale > 1.0
-        twice = [None if given is None else torch.cat([given] * 2) if guided else given
-                 for given in (latents, segmentation_tokens, condition, mask)]  # fmt: skip
-        latents, segmentation_tokens, condition, mask = twice
+        if guided:
+            latents = torch.cat([latents] * 2)
+            segmentation_tokens, condition, mask = (
+                None if given is None else once("twice", given, lambda given=given: torch.cat([given] * 2))
+                for given in (segmentation_tokens, condition, mask)
+            )
         prediction = self.denoise(
             latents, timestep, prompt_embeds, segmentation_tokens, condition, mask, conditioning_scale
         )
@@ -529,22 +534,28 @@ class SISRMPipeline(TiledSteps, DiffusionPipeline):
         """IT2IC's prediction for one timestep, float32. `segmentation_tokens` None: without SCA; `mask` None: without MFF (M = 1)."""
         dtype = self.unet.dtype
         inputs = self.scheduler.scale_model_input(latents, timestep).to(dtype)
-        sca = None if segmentation_tokens is None else {SEGMENTATION_TOKENS: segmentation_tokens.to(dtype)}
-        down, mid = self.controlnet(
-            inputs,
-            timestep,
-            encoder_hidden_states=prompt_embeds.to(dtype),
-            controlnet_cond=condition.to(dtype),
-            conditioning_scale=conditioning_scale,
-            cross_attention_kwargs=sca,
-            return_dict=False,
+        text, tokens, condition = (
+            given if given is None or given.dtype == dtype else once(dtype, given, partial(given.to, dtype))
+            for given in (prompt_embeds, segmentation_tokens, condition)
         )
-        if mask is not None:
-            down, mid = self.mff(down, mid, mask)
+        sca = None if tokens is None else {SEGMENTATION_TOKENS: tokens}
+        down = mid = None
+        if conditioning_scale:
+            down, mid = self.controlnet(
+                inputs,
+                timestep,
+                encoder_hidden_states=text,
+                controlnet_cond=condition,
+                conditioning_scale=conditioning_scale,
+                cross_attention_kwargs=sca,
+                return_dict=False,
+            )
+            if mask is not None:
+                down, mid = self.mff(down, mid, mask)
         prediction = self.unet(
             inputs,
             timestep,
-            encoder_hidden_states=prompt_embeds.to(dtype),
+            encoder_hidden_states=text,
             cross_attention_kwargs=sca,
             down_block_additional_residuals=down,
             mid_block_additional_residual=mid,

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 
 from sisrm.color import Statistics
 from sisrm.image_encoder import ImageEncoding
+from sisrm.remembering import once
 from sisrm.resize import LATENT_SCALE, SCALE, enlarge
 from sisrm.tiling import Blend, Canvas, Tile, Tiles
 
@@ -43,7 +44,7 @@ class TiledSteps:
             return blends
 
         def work(blends: dict, tile: Tile) -> None:
-            encoding = self.encode_image(tiles.wide(tile).of(padded))
+            encoding = self.encode_once(tiles.wide(tile).of(padded))
             if len(tiles) == 1:
                 blends["all"] = encoding
                 return
@@ -60,6 +61,10 @@ class TiledSteps:
         condition = blends["condition"].whole if "condition" in blends else None
         return ImageEncoding(features=None, latents=blends["latents"].whole, condition=condition, lr_image=None)
 
+    def encode_once(self, padded: torch.Tensor) -> ImageEncoding:
+        """`encode_image` of a tile; decoding and previews read what denoising's start was made from, as far as memory goes."""
+        return once("image branch", padded, lambda: self.encode_image(padded))
+
     def tile_conditions(self, conditions: Conditions, tiles: Tiles) -> Callable[[Tile], tuple]:
         """-> a function that gives (segmentation tokens, condition, mask) of a tile, as `denoise` takes them."""
         read: dict[Tile, torch.Tensor] = {}  # E_m of a tile is the same at every step
@@ -71,12 +76,16 @@ class TiledSteps:
                     read[tile] = self.sape.tokens(self.read_classes(tile.of(conditions.lr_image))[1])
                 tokens = read[tile]
             if conditions.masks is not None:
-                mask = tile.of(conditions.masks, SCALE).float()
-                beyond = [SCALE * side - own for side, own in zip((tile.width, tile.height), mask.shape[:-3:-1])]
-                mask = F.pad(mask, (0, beyond[0], 0, beyond[1]), mode="replicate")
+                own = tile.of(conditions.masks, SCALE)
+                below, beside = SCALE * tile.height - own.shape[-2], SCALE * tile.width - own.shape[-1]
+                mask = own
+                if below or beside:
+                    padding = (0, beside, 0, below)
+                    mask = once("padded M", own, lambda: F.pad(own.float(), padding, mode="replicate") > 0)
             condition = encoding.condition
             if condition is None:
-                condition = enlarge(tile.of(conditions.lr_image))
+                part = tile.of(conditions.lr_image)
+                condition = once("enlarged", part, lambda: enlarge(part))
             else:
                 condition = tile.of(condition, condition.shape[-1] / tiles.width)
             return tokens, condition, mask
@@ -106,7 +115,7 @@ class TiledSteps:
             wide = tiles.wide(tile)
             encoding = conditions.encoding
             if len(tiles) > 1:
-                encoding = self.encode_image(wide.of(conditions.lr_image))
+                encoding = self.encode_once(wide.of(conditions.lr_image))
             decoded = self.decode_latents(wide.of(latents, LATENT_SCALE), encoding)
             own = wide.of(lr_image)
             height, width = own.shape[-2:]

@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 
 from sisrm.errors import OutOfMemory
+from sisrm.remembering import forget
 
 OVERLAP = 32
 """LR pixels that neighbouring tiles share, at least (less the rounding to the networks' strides)."""
@@ -262,7 +263,8 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def release_memory() -> None:
-    """Give back what is not in use any more."""
+    """Give back what is not in use any more, and what is only kept so that it is not computed again."""
+    forget()
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

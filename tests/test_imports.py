@@ -39,7 +39,7 @@ LAYERS = [
         "sisrm.tiling",
         "sisrm.images",
     ],
-    ["sisrm.conversion", "sisrm.decoding", "sisrm.made_with", "sisrm.weights"],
+    ["sisrm.conversion", "sisrm.decoding", "sisrm.made_with", "sisrm.remembering", "sisrm.weights"],
     ["sisrm.errors", "sisrm.labels"],
     ["sisrm"],
     ["sisrm.startup"],
