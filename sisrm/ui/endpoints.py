@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import html
 import logging
 import secrets
@@ -42,6 +43,10 @@ def errors_for_people(lang: str = "en") -> Iterator[None]:
         # Gradio shows the message as HTML, and it may quote a visitor's file name.
         message = html.escape(str(error), quote=False)
         raise gr.Error(message, print_exception=False) from None
+    except OSError as error:
+        logger.exception("a request failed")
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        raise gr.Error(text("disk_full" if full else "failed", lang), print_exception=False) from None
     except Exception:
         logger.exception("a request failed")
         raise gr.Error(text("failed", lang), print_exception=False) from None
