@@ -11,8 +11,10 @@ import yaml
 from packaging.requirements import Requirement
 from PIL import Image
 
+from sisrm import decoding, images
 from sisrm.cli import build_parser
 from sisrm.training.command import STAGES
+from sisrm.ui import blocks, guard, serving, settings
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -38,6 +40,22 @@ def test_front_matter_is_what_a_space_needs():
     assert facts["python_version"] == "3.12"
     assert (ROOT / facts["app_file"]).is_file()
     assert len(facts["short_description"]) <= 60
+
+
+def test_the_limits_are_the_codes():
+    table = dict(
+        line.strip("| ").split(" | ", 1) for line in TEXT.split("## Limits")[1].splitlines() if line.startswith("| ")
+    )
+    numbers = {row: [int(n.replace(",", "")) for n in re.findall(r"\d[\d,]*", text)] for row, text in table.items()}
+    assert numbers["pixels in"][:1] == [images.MAX_PIXELS]
+    assert numbers["shortest side, ratio of the sides"] == [images.MIN_SIDE, images.MAX_ASPECT, 1]
+    assert numbers["file"] == [guard.MAX_UPLOAD_BYTES >> 20, decoding.MAX_FILE_BYTES >> 20]
+    assert numbers["a request to the app"] == [guard.MAX_UPLOADS, guard.MAX_BODY_BYTES >> 20]
+    steps, guidance, top_k = settings.STEPS, settings.GUIDANCE_SCALE, settings.TOP_K
+    ranges = [int(end) for limit in (steps, guidance, top_k) for end in (limit.low, limit.high)]
+    assert numbers["steps, guidance, top-k, labels in the app"] == [*ranges, top_k.high]
+    assert numbers["waiting jobs"] == [serving.MAX_WAITING]
+    assert numbers["results on the server"] == [blocks.KEEP_SECONDS // 3600]
 
 
 def test_every_file_it_names_exists():

@@ -22,6 +22,9 @@ from sisrm.ui.texts import TEXTS, text
 SHOWN_FIRST = "launchpad"
 """Name of the example that the first screen shows, if it is among those offered."""
 
+KEEP_SECONDS = 4 * 3600
+"""How long uploads and results lie on the server."""
+
 
 def build_app(pipe, examples: Iterable[str | Path] = ()) -> App:
     """Build the app around a pipeline.
@@ -36,7 +39,7 @@ def build_app(pipe, examples: Iterable[str | Path] = ()) -> App:
     facts = describe(pipe)
     told = ("preset", "device", "dtype", "attention_backend")
     handlers = Handlers(pipe, {key: facts[key] for key in told})
-    with App(title="SISRM", analytics_enabled=False, delete_cache=(1800, 4 * 3600)) as app:
+    with App(title="SISRM", analytics_enabled=False, delete_cache=(1800, KEEP_SECONDS)) as app:
         failed = getattr(pipe, "fallback", None)
         app.translations = {lang: {**TEXTS[lang], "runtime": _runtime_line(facts, lang)} for lang in TEXTS}
         if failed:

@@ -17,6 +17,9 @@ from sisrm.ui.health import health_route
 from sisrm.ui.showcase import Showcase
 from sisrm.ui.theme import CSS, theme
 
+MAX_WAITING = 32
+"""Most jobs that wait for their turn; whoever asks for one more is told that the queue is full."""
+
 PROJECT = Path(__file__).resolve().parent.parent.parent
 
 
@@ -65,7 +68,7 @@ class App(gr.Blocks):
             options: of `gr.Blocks.launch`, taking the place of the app's own.
         """
         languages = {**self.translations, "zh-CN": self.translations["zh"], "zh-TW": self.translations["zh"]}
-        self.queue(max_size=32, api_open=False)
+        self.queue(max_size=MAX_WAITING, api_open=False)
         mcp = mcp_works()
         health = health_route(self.handlers.facts.get("preset"), self.waiting, lambda: self.handlers.busy)
         if self.showcase is not None:
