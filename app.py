@@ -4,7 +4,8 @@
 
 Environment: SISRM_PRESET (a preset's name; where its weights cannot be used the app runs `compact` and says so), SISRM_WEIGHTS (a folder or
 hub repository with trained SISRM weights for `sd`), SISRM_FAST (1: few steps, where the preset can), SISRM_DEVICE (cpu, cuda, cuda:1;
-default: a GPU if there is one), GRADIO_SERVER_NAME (default 127.0.0.1), GRADIO_SERVER_PORT (default 7860).
+default: a GPU if there is one), SISRM_MAX_PIXELS (largest photo), SISRM_STORAGE_MB (disk for uploads and results), GRADIO_SERVER_NAME
+(default 127.0.0.1), GRADIO_SERVER_PORT (default 7860).
 """
 
 from __future__ import annotations
@@ -37,10 +38,10 @@ def main() -> None:
     diffusers_logging.disable_progress_bar()
     try:
         pipe = load_or_fall_back(device=os.environ.get("SISRM_DEVICE") or None)
+        pipe.set_progress_bar_config(disable=True)
+        build_app(pipe, examples=sorted(EXAMPLES.glob("*.png"))).serve()
     except SISRMError as error:
         sys.exit(f"error: {error}")
-    pipe.set_progress_bar_config(disable=True)
-    build_app(pipe, examples=sorted(EXAMPLES.glob("*.png"))).serve()
 
 
 if __name__ == "__main__":

@@ -17,13 +17,11 @@ from sisrm.ui.handlers import Handlers
 from sisrm.ui.page import lay_out
 from sisrm.ui.serving import App
 from sisrm.ui.showcase import Showcase
+from sisrm.ui.storage import KEEP_SECONDS
 from sisrm.ui.texts import TEXTS, text
 
 SHOWN_FIRST = "launchpad"
 """Name of the example that the first screen shows, if it is among those offered."""
-
-KEEP_SECONDS = 4 * 3600
-"""How long uploads and results lie on the server."""
 
 
 def build_app(pipe, examples: Iterable[str | Path] = ()) -> App:

@@ -15,6 +15,7 @@ from sisrm.ui.guard import MAX_UPLOAD_BYTES, Guard, blocked_paths, check_inputs
 from sisrm.ui.handlers import Handlers
 from sisrm.ui.health import health_route
 from sisrm.ui.showcase import Showcase
+from sisrm.ui.storage import Storage, max_bytes
 from sisrm.ui.theme import CSS, theme
 
 MAX_WAITING = 32
@@ -68,6 +69,7 @@ class App(gr.Blocks):
             options: of `gr.Blocks.launch`, taking the place of the app's own.
         """
         languages = {**self.translations, "zh-CN": self.translations["zh"], "zh-TW": self.translations["zh"]}
+        Storage(Path(gr.utils.get_upload_folder()), max_bytes()).start()
         self.queue(max_size=MAX_WAITING, api_open=False)
         mcp = mcp_works()
         health = health_route(self.handlers.facts.get("preset"), self.waiting, lambda: self.handlers.busy)
