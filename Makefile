@@ -1,5 +1,6 @@
 # make run    start the app on http://127.0.0.1:7860
 # make test   check style and run every test
+# make soak   300 jobs on one running app; memory and disk must stay flat
 #
 # Both make .venv and install into it first; a second run starts at once. PYTHON chooses the interpreter (3.10 or newer),
 # PORT the app's port.
@@ -9,7 +10,7 @@ PORT ?= 7860
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 
-.PHONY: run test clean
+.PHONY: run test soak clean
 .DEFAULT_GOAL := run
 
 run: $(VENV)/installed
@@ -20,6 +21,10 @@ test: export OMP_NUM_THREADS = 1
 test: $(VENV)/installed-for-tests
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/python -m pytest
+
+soak: export OMP_NUM_THREADS = 1
+soak: $(VENV)/installed-for-tests
+	$(VENV)/bin/python tests/soak.py
 
 clean:
 	rm -rf $(VENV)

@@ -26,8 +26,9 @@ def main() -> None:
     # xformers complains at import where it has no kernels; the attention backend is chosen by trying, and the app says which it is.
     logging.getLogger("xformers").setLevel(logging.ERROR)
 
-    from sisrm.startup import swift_imports
+    from sisrm.startup import few_arenas, swift_imports
 
+    few_arenas()
     with swift_imports():
         from diffusers.utils import logging as diffusers_logging
 
