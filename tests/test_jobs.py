@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -87,15 +88,16 @@ def test_a_job_that_nobody_waits_for_frees_the_model_within_two_steps(handlers, 
 
     async def leave():
         async for update in job.aupdates():
-            if update.step == 2:
+            if update.step >= 2:  # one may pass between two looks
                 raise asyncio.CancelledError  # what a coroutine that Gradio cancels meets
 
     if way == "coroutine":
         with pytest.raises(asyncio.CancelledError):
-            asyncio.run(leave())
+            with ThreadPoolExecutor(1) as thread:  # a browser test may have left a loop running in this one
+                thread.submit(asyncio.run, leave()).result()
     else:
         updates = job.updates()
-        next(update for update in updates if update.step == 2)
+        next(update for update in updates if update.step >= 2)
         job.cancel() if way == "cancel" else updates.close()
     left_at = len(slow)
     assert job.wait(5)
@@ -109,7 +111,7 @@ def test_a_job_that_nobody_waits_for_frees_the_model_within_two_steps(handlers, 
 
 def test_a_job_that_waits_for_the_model_can_be_cancelled(handlers, photo, slow, tmp_path):
     first, second = (start(handlers, photo, tmp_path, steps=20) for _ in range(2))
-    next(update for update in first.updates() if update.step == 1)  # its generator is dropped here: cancelled
+    next(update for update in first.updates() if update.step >= 1)  # its generator is dropped here: cancelled
     second.cancel()
     assert second.wait(2) and first.wait(2)
     with pytest.raises(Interrupted):

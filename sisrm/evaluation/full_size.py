@@ -1,8 +1,8 @@
-"""What a pipeline of Stable Diffusion's size costs, from one denoising step: the other steps are the same work.
+"""What a pipeline of Stable Diffusion's size costs, from runs of one and of two denoising steps: all later steps are the same work.
 
-One image goes through the real pipeline call with a single guided step; FLOPs, the peak of memory and the time of each
-part are measured in that run, and the image's costs at other settings follow from it: the parts around denoising once,
-the step as often as there are steps, half of it where guidance is off.
+One image goes through the real pipeline call with guidance; FLOPs, the peak of memory and the time of each part are measured
+there, and the image's costs at other settings follow: the parts around denoising once, the first step once (it also computes
+what the others share), a later step as often as there are more, half of both where guidance is off.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def measure(pipe, fast: dict | None = None, size: int = 128, repeats: int = 3) -
         repeats: timed runs of the whole call for every attention backend, on CUDA alone.
     Returns:
         What `complexity.measure` returns, for the default settings. `milliseconds` on a CPU is reckoned from the one step.
-        gflops_per_step: of one guided step, U-Net and ControlNet.
+        gflops_per_step: of one guided step after the first, U-Net and ControlNet.
         settings: name -> {"num_inference_steps", "guidance_scale", "gflops", "seesr_ratio", "milliseconds"};
             seesr_ratio: how many times more GFLOPs SeeSR's settings take.
         backends: attention backend -> milliseconds of the whole call at default settings; empty on a CPU.
@@ -48,10 +48,16 @@ def measure(pipe, fast: dict | None = None, size: int = 128, repeats: int = 3) -
     guidance = max(pipe.defaults["guidance_scale"], SEESR["guidance_scale"])
     one, uncounted = complexity.count(pipe, lambda: call(num_inference_steps=1, guidance_scale=guidance))
     peak, seconds = complexity.peak_memory(device), outputs[-1].timings
+    two, _ = complexity.count(pipe, lambda: call(num_inference_steps=2, guidance_scale=guidance))
     components = {name: dict(part) for name, part in one.items()}
     denoisers = ("unet", "controlnet")
-    step = sum(one[name]["gflops"] for name in denoisers)
+    first = {name: one[name]["gflops"] for name in denoisers}
+    later = {name: two[name]["gflops"] - one[name]["gflops"] for name in denoisers}
     around = sum(part["gflops"] for name, part in one.items() if name not in denoisers)
+
+    def denoising(name: str, settings: dict) -> float:
+        branches = 1.0 if settings["guidance_scale"] > 1 else 0.5
+        return branches * (first[name] + (settings["num_inference_steps"] - 1) * later[name])
 
     def at(settings: dict) -> dict:
         branches = 1.0 if settings["guidance_scale"] > 1 else 0.5
@@ -60,7 +66,7 @@ def measure(pipe, fast: dict | None = None, size: int = 128, repeats: int = 3) -
         rest = seconds["total"] - seconds["denoising"]
         return {
             **settings,
-            "gflops": around - text + passes * step,
+            "gflops": around - text + sum(denoising(name, settings) for name in denoisers),
             "milliseconds": round(1000 * (rest + passes * seconds["denoising"]), 1),
         }
 
@@ -69,12 +75,12 @@ def measure(pipe, fast: dict | None = None, size: int = 128, repeats: int = 3) -
     for entry in settings.values():
         entry["seesr_ratio"] = round(settings["SeeSR's settings"]["gflops"] / entry["gflops"], 2)
     for name in denoisers:
-        components[name]["gflops"] *= default["num_inference_steps"] * (1.0 if default["guidance_scale"] > 1 else 0.5)
+        components[name]["gflops"] = denoising(name, default)
     backends = backend_milliseconds(pipe, call, repeats) if device.type == "cuda" else {}
     return {
         "parameters": sum(part["parameters"] for part in components.values()),
         "gflops": settings["default"]["gflops"],
-        "gflops_per_step": step,
+        "gflops_per_step": sum(later.values()),
         "peak_memory_mb": round(peak / complexity.MEBIBYTE, 1),
         "milliseconds": min(backends.values(), default=settings["default"]["milliseconds"]),
         "components": components,

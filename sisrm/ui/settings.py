@@ -221,7 +221,7 @@ def presets(defaults: Settings) -> dict[str, dict[str, Any]]:
     """Named settings to begin with: "faithful", "balanced" (the weights' defaults) and "vivid". All set the same names, so that choosing
     another one undoes the first.
 
-    Faithful draws less than the model would and starts nearer to the photo; vivid the other way round.
+    Faithful draws less than the model would; vivid draws more and starts further from the photo.
     """
 
     def preset(detail: float, start: float, guidance: float) -> dict[str, Any]:
@@ -234,4 +234,4 @@ def presets(defaults: Settings) -> dict[str, dict[str, Any]]:
             "guidance_scale": round(min(GUIDANCE_SCALE.high, scale), 1),
         }
 
-    return {"faithful": preset(0.65, 0.5, 0.7), "balanced": preset(1.0, 1.0, 1.0), "vivid": preset(1.35, 2.0, 1.4)}
+    return {"faithful": preset(0.5, 1.0, 0.7), "balanced": preset(1.0, 1.0, 1.0), "vivid": preset(1.35, 2.0, 1.4)}
