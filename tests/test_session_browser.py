@@ -42,7 +42,7 @@ def test_presets_and_the_dice_set_the_controls(browser, app_url):
         page.get_by_label("Vivid").check()
         wait_for_value(page, "#detail_strength input[type=number]", "1.35")
         page.get_by_label("Faithful").check()
-        wait_for_value(page, "#detail_strength input[type=number]", "0.65")
+        wait_for_value(page, "#detail_strength input[type=number]", "0.5")
         page.get_by_label("Balanced").check()
         wait_for_value(page, "#detail_strength input[type=number]", "1")
         before = page.locator("#seed input").input_value()
