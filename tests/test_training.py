@@ -24,13 +24,14 @@ from sisrm.training.backbone import BackboneStage, diffusion_target
 from sisrm.training.compact import build_compact, label_tokenizer
 from sisrm.training.conditions import class_shares, presence_targets, prompts_from_classes, random_region
 from sisrm.training.data import UNSURE, Crops, CropSettings, Photos
-from sisrm.training.finishing import FinishingStage, energy_l1, grid_l1
+from sisrm.training.finishing import FinishingStage
 from sisrm.training.it2ic import It2icStage, condition_on
 from sisrm.training.label_head import fit_linear, pooled_embeddings, refit
 from sisrm.training.loop import LoopSettings, train
 from sisrm.training.sape import LabelsStage, SapeStage, cross_entropy
 from sisrm.training.segmenter import SegmenterStage, mix, random_rectangles
 from sisrm.training.teacher_answers import TeacherAnswers
+from sisrm.training.texture import energy_l1, grid_l1, spectrum_l1
 
 
 def encoded(image: Image.Image, **options) -> bytes:
@@ -76,6 +77,7 @@ def stages(pipe, photos):
         "backbone": lambda: BackboneStage(pipe, crop=64),
         "it2ic": lambda: It2icStage(pipe, crop=64, train_unet=False),
         "finishing": lambda: FinishingStage(pipe, teacher, crop=64, warmup=1),
+        "finishing with a frozen U-Net": lambda: FinishingStage(pipe, teacher, crop=64, warmup=1, train_unet=False),
     }
 
 
@@ -88,6 +90,7 @@ TRAINED = {
     "backbone": {"unet", "text_encoder", "controlnet"},
     "it2ic": {"unet", "controlnet", "image_encoder", "sape"},
     "finishing": {"vae", "unet", "controlnet", "image_encoder"},
+    "finishing with a frozen U-Net": {"vae", "image_encoder"},
 }
 
 
@@ -136,7 +139,8 @@ def test_finishing_can_take_the_lr_features_or_the_sampler_away_from_the_decoder
     stage = FinishingStage(pipe, None, crop=64, adversarial_weight=0.0, **shares)
     torch.nn.init.normal_(pipe.vae.lr_fusion.weight)
     batch = torch.rand(2, 3, 64, 64)
-    result = stage.restore(batch[..., ::4, ::4], batch, torch.Generator().manual_seed(0))
+    lr = batch[..., ::4, ::4]
+    result = stage.restore(lr, batch, pipe.encode_image(lr), torch.Generator().manual_seed(0))
     result.square().sum().backward()
     gradients = {name: part.grad for name, part in stage.named_parameters()}
     assert gradients[silent] is None or not gradients[silent].any()
@@ -276,6 +280,27 @@ def test_grid_loss_sees_a_pattern_of_the_decoders_stride_and_no_other():
     noise = 0.1 * torch.randn(reference.shape, generator=torch.Generator().manual_seed(1))
     assert grid_l1(reference + noise, reference) < noise.abs().mean() / 8
     assert grid_l1(reference[..., :40, :20], reference[..., :40, :20] + 0.1) < 1e-6  # smaller than a window
+
+
+def test_spectrum_loss_asks_for_every_frequency_but_not_for_its_place():
+    """Moved texture is as good as the photo's; too little of it is not, nor a fine hatching of the same energy in its place."""
+    photo = coarse_texture(seed=0)
+    hatching = (torch.arange(96) % 2 * 2.0 - 1).expand(1, 3, 96, 96) * photo.std()
+    moved = spectrum_l1(photo.roll(5, dims=3), photo)
+    assert spectrum_l1(photo, photo) == 0.0
+    assert 1.5 * moved < spectrum_l1(photo * 0.6 + photo.mean() * 0.4, photo)
+    assert 3 * moved < spectrum_l1(photo.mean() + hatching, photo)
+    flat = torch.full_like(photo, 0.5)
+    assert spectrum_l1(flat, flat + 0.001 * torch.randn_like(flat)) < 0.3  # a quarter of a grey level is not seen
+    small = photo[..., :20, :24].clone().requires_grad_()
+    spectrum_l1(small, torch.flip(photo, (2,))[..., :20, :24]).backward()
+    assert torch.isfinite(small.grad).all() and small.grad.abs().sum() > 0
+
+
+def coarse_texture(seed: int) -> torch.Tensor:
+    """Smooth noise, (1, 3, 96, 96), with little in the highest frequencies."""
+    noise = torch.rand(1, 3, 24, 24, generator=torch.Generator().manual_seed(seed))
+    return torch.nn.functional.interpolate(noise, scale_factor=4, mode="bicubic").clamp(0, 1)
 
 
 def test_target_is_the_noise_or_the_velocity():

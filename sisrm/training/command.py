@@ -89,11 +89,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--freeze-unet",
         action="store_true",
-        help="it2ic: train SCA, ControlNet and image encoder only, as in the paper and always with --preset sd",
+        help="it2ic: train SCA, ControlNet and image encoder only, as in the paper and always with --preset sd; finishing: train "
+        "decoder and image encoder only",
     )
     parser.add_argument("--head-only", action="store_true", help="labels: refit the label generator alone, E_m stays")
     parser.add_argument("--adversarial", type=float, help="finishing: weight of the discriminator (0: none)")
     parser.add_argument("--features", type=float, help="finishing: weight of the teacher's feature distance")
+    parser.add_argument("--spectrum", type=float, help="finishing: weight of the local power spectra's difference")
     parser.add_argument(
         "--exclude-sources",
         nargs="*",
@@ -266,8 +268,8 @@ def _build_stage(args: argparse.Namespace, source: Path, photos, recipe: Recipe)
             return BackboneStage(pipe, **options)
         case "it2ic":
             return It2icStage(pipe, **options | ({"train_unet": False} if args.freeze_unet else {}))
-    if args.features is not None:
-        options["feature_weight"] = args.features
-    if args.adversarial is not None:
-        options["adversarial_weight"] = args.adversarial
-    return FinishingStage(pipe, teacher, **options)
+    for name in ("feature", "adversarial", "spectrum"):
+        weight = getattr(args, "features" if name == "feature" else name)
+        if weight is not None:
+            options[f"{name}_weight"] = weight
+    return FinishingStage(pipe, teacher, **options | ({"train_unet": False} if args.freeze_unet else {}))

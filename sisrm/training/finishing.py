@@ -2,7 +2,7 @@
 
 A decoder that has only seen clean latents does not know the sampler's errors; here it sees them (Edge-SD-SR, 2412.06978). The sampler
 runs as at inference, colour correction included; its last step, the decoder, the image encoder and the decoder's LR features learn from
-the picture: L1, local gradient energy, the teacher's features, and a discriminator (Ledig et al. 2017; Wang et al. 2021).
+the picture: L1, texture (`texture.py`), the teacher's features, and a discriminator (Ledig et al. 2017; Wang et al. 2021).
 Eq 9 and the latent estimate stay in the loss, so that the U-Net goes on being a diffusion model.
 
 Left to itself the decoder draws the picture from the LR features alone, and what labels, E_m and MFF do to the latents is not seen. So
@@ -30,39 +30,16 @@ from sisrm.training.discriminator import PatchDiscriminator
 from sisrm.training.it2ic import condition_on, draw_timesteps, it2ic_losses
 from sisrm.training.loop import Stage
 from sisrm.training.randomness import random_normal, random_uniform
+from sisrm.training.texture import energy_l1, grid_l1, spectrum_l1
 
 SHALLOW_MAPS = 8  # of the teacher's 18: stem and blocks down to an eighth of the size
-
-
-def energy_l1(a: torch.Tensor, b: torch.Tensor, window: int = 8) -> torch.Tensor:
-    """Difference of local gradient energy: how much texture there is in each window, not where exactly it lies.
-
-    L1 alone prefers no texture to texture that is a pixel off; this term does not. a, b: (B, C, H, W).
-    """
-    return sum(
-        F.l1_loss(F.avg_pool2d(a.diff(dim=axis).abs(), window), F.avg_pool2d(b.diff(dim=axis).abs(), window))
-        for axis in (2, 3)
-    )
-
-
-def grid_l1(a: torch.Tensor, b: torch.Tensor, period: int = 8, window: int = 96) -> torch.Tensor:
-    """What of the difference repeats with the decoder's stride: the mean error of each of period x period pixel positions in a window.
-
-    Sub-pixel convolutions draw such a grid, too faint for L1 to mind and plain to the eye on flat areas. a, b: (B, C, H, W).
-    """
-    window = min(window, *(side // period * period for side in a.shape[-2:]))
-    height, width = (side // window * window for side in a.shape[-2:])
-    blocks = (a - b)[..., :height, :width].unflatten(3, (width // window, window // period, period))
-    blocks = blocks.unflatten(2, (height // window, window // period, period)).mean(
-        dim=(3, 6)
-    )  # B, C, rows, p, columns, p
-    return (blocks - blocks.mean(dim=(3, 5), keepdim=True)).abs().mean()
 
 
 class FinishingStage(Stage):
     """Args: weights of the losses; 0 switches a loss off. blind_share: share of images decoded without LR features. truth_share: share
     of batches decoded from the true latents. deep_share: share of batches whose teacher features are compared to the last map. warmup:
-    batches in which the discriminator learns without a say, and over as many more its weight rises to the full."""
+    batches in which the discriminator learns without a say, and over as many more its weight rises to the full. train_unet: False leaves
+    U-Net and ControlNet as they are, without eq 9, at half the cost."""
 
     name = "finishing"
 
@@ -75,6 +52,7 @@ class FinishingStage(Stage):
         gradient_weight: float = 0.5,
         energy_weight: float = 0.5,
         grid_weight: float = 10.0,
+        spectrum_weight: float = 0.1,
         diffusion_weight: float = 0.1,
         estimate_weight: float = 0.1,
         feature_weight: float = 1.0,
@@ -84,11 +62,12 @@ class FinishingStage(Stage):
         blind_share: float = 0.25,
         truth_share: float = 0.1,
         deep_share: float = 0.5,
+        train_unet: bool = True,
     ):
         super().__init__()
         self.pipe, self.teacher, self.crop, self.dropout, self.warmup = pipe, teacher, crop, dropout, warmup
         self.pixel_weight, self.gradient_weight = pixel_weight, gradient_weight
-        self.energy_weight, self.grid_weight = energy_weight, grid_weight
+        self.energy_weight, self.grid_weight, self.spectrum_weight = energy_weight, grid_weight, spectrum_weight
         self.diffusion_weight, self.estimate_weight = diffusion_weight, estimate_weight
         self.feature_weight, self.adversarial_weight = feature_weight, adversarial_weight
         self.blind_share, self.truth_share, self.deep_share = blind_share, truth_share, deep_share
@@ -98,9 +77,10 @@ class FinishingStage(Stage):
         self.vae = pipe.vae.requires_grad_(True).train()
         self.vae.encoder.requires_grad_(False)
         self.image_encoder = pipe.image_encoder.requires_grad_(True).train()
+        self.train_unet = train_unet
         self.controlnet, self.unet = (
-            pipe.controlnet.requires_grad_(True).train(),
-            pipe.unet.requires_grad_(True).train(),
+            pipe.controlnet.requires_grad_(train_unet).train(),
+            pipe.unet.requires_grad_(train_unet).train(),
         )
         self.discriminator = PatchDiscriminator() if adversarial_weight else None
         self.register_buffer("batches", torch.zeros((), dtype=torch.long))
@@ -116,7 +96,9 @@ class FinishingStage(Stage):
             return list(self.discriminator.parameters())
         decoder = (self.vae.decoder, self.vae.lr_fusion, self.vae.lr_detail)
         modules = (*decoder, self.image_encoder, self.controlnet, self.unet)
-        return [parameter for module in modules for parameter in module.parameters()]
+        return [
+            parameter for module in modules for parameter in module.parameters() if parameter.requires_grad
+        ]
 
     def role_rate(self, role: str) -> float:
         # a critic slower than what it judges is fooled rather than satisfied (two time-scale rule, Heusel et al. 2017)
@@ -130,7 +112,8 @@ class FinishingStage(Stage):
                 "margin": float((truth - verdict).detach().mean())
             }
         hr, lr = batch["hr"], batch["lr"]
-        result = self.restore(lr, hr, generator)
+        encoding = self.pipe.encode_image(lr)
+        result = self.restore(lr, hr, encoding, generator)
         enlarged = F.interpolate(lr, scale_factor=SCALE, mode="bicubic").clamp(0, 1)
         self._judged = (result.detach(), hr, enlarged)
         pixels, edges = F.l1_loss(result, hr), gradient_l1(result, hr)
@@ -142,6 +125,10 @@ class FinishingStage(Stage):
         grid = grid_l1(result, hr)
         loss = loss + self.grid_weight * grid
         figures["grid"] = float(grid.detach())
+        if self.spectrum_weight:
+            spectrum = spectrum_l1(seen, true)
+            loss = loss + self.spectrum_weight * spectrum
+            figures["spectrum"] = float(spectrum.detach())
         if self.teacher is not None and self.feature_weight:
             # the deep maps cost most and say least about texture
             depth = None if self.chance(self.deep_share, generator) else SHALLOW_MAPS
@@ -155,7 +142,11 @@ class FinishingStage(Stage):
             ramp = min(1.0, max(0.0, float(self.batches) / max(1, self.warmup) - 1.0))
             loss = loss - self.adversarial_weight * ramp * realness
             figures["realness"] = float(realness.detach())
-        if self.diffusion_weight or self.estimate_weight:
+        if not self.train_unet:
+            estimate = F.l1_loss(encoding.latents, encode_hr(self.pipe, hr))
+            loss = loss + self.estimate_weight * estimate
+            figures["estimate"] = float(estimate.detach())
+        elif self.diffusion_weight or self.estimate_weight:
             # trained through the picture alone, U-Net and image encoder forget what latents are
             timesteps = draw_timesteps(len(lr), self.pipe, generator)
             diffusion, estimate = it2ic_losses(self.pipe, batch, timesteps, generator, self.dropout)
@@ -168,17 +159,20 @@ class FinishingStage(Stage):
             self.batches += 1
         return loss, figures | {"energy": float(energy)}
 
-    def restore(self, lr: torch.Tensor, hr: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """LR crops as the pipeline restores them, with gradients in the last step and the decoder -> (B, 3, 4h, 4w) around [0, 1].
+    def restore(
+        self, lr: torch.Tensor, hr: torch.Tensor, encoding: ImageEncoding, generator: torch.Generator
+    ) -> torch.Tensor:
+        """LR crops as the pipeline restores them -> (B, 3, 4h, 4w) around [0, 1]; gradients in the decoder and, where the U-Net is
+        trained, in the last step.
 
-        hr: (B, 3, 4h, 4w), for the batches that are decoded from the true latents.
+        hr: (B, 3, 4h, 4w), for the batches that are decoded from the true latents. encoding: of lr.
         """
         pipe = self.pipe
-        encoding = pipe.encode_image(lr)
         if self.chance(self.truth_share, generator):
             latents = encode_hr(pipe, hr)
         else:
-            latents = self.sample(lr, encoding, generator)
+            with torch.set_grad_enabled(torch.is_grad_enabled() and self.train_unet):
+                latents = self.sample(lr, encoding, generator)
         seeing = random_uniform((len(lr), 1, 1, 1), generator).to(lr.device) >= self.blind_share
         decoded = pipe.decode_latents(latents, replace(encoding, features=encoding.features * seeing))
         return wavelet_fix(decoded, enlarge(encoding.lr_image), levels=pipe.config.color_fix_levels)

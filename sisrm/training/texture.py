@@ -1,0 +1,57 @@
+"""What the finishing stage asks of texture: how much there is, at which frequencies, and none that repeats with the decoder's stride."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+
+def energy_l1(a: torch.Tensor, b: torch.Tensor, window: int = 8) -> torch.Tensor:
+    """Difference of local gradient energy: how much texture there is in each window, not where exactly it lies.
+
+    L1 alone prefers no texture to texture that is a pixel off; this term does not. a, b: (B, C, H, W).
+    """
+    return sum(
+        F.l1_loss(F.avg_pool2d(a.diff(dim=axis).abs(), window), F.avg_pool2d(b.diff(dim=axis).abs(), window))
+        for axis in (2, 3)
+    )
+
+
+def grid_l1(a: torch.Tensor, b: torch.Tensor, period: int = 8, window: int = 96) -> torch.Tensor:
+    """What of the difference repeats with the decoder's stride: the mean error of each of period x period pixel positions in a window.
+
+    Sub-pixel convolutions draw such a grid, too faint for L1 to mind and plain to the eye on flat areas. a, b: (B, C, H, W).
+    """
+    window = min(window, *(side // period * period for side in a.shape[-2:]))
+    height, width = (side // window * window for side in a.shape[-2:])
+    blocks = (a - b)[..., :height, :width].unflatten(3, (width // window, window // period, period))
+    blocks = blocks.unflatten(2, (height // window, window // period, period)).mean(
+        dim=(3, 6)
+    )  # B, C, rows, p, columns, p
+    return (blocks - blocks.mean(dim=(3, 5), keepdim=True)).abs().mean()
+
+
+def spectrum_l1(a: torch.Tensor, b: torch.Tensor, patch: int = 16, window: int = 64) -> torch.Tensor:
+    """Mean difference of the logarithms of local power spectra: as much of every frequency as the photo has there.
+
+    `energy_l1` sums over the frequencies: a picture may make up for the middle ones that it lacks by a fine hatching that no photo has.
+    Here each has to be right by itself, wherever its waves lie. a, b: (B, 3, H, W) around [0, 1], at least `patch` a
+    side.
+    """
+    return (_log_spectrum(a, patch, window) - _log_spectrum(b, patch, window)).abs().mean()
+
+
+def _log_spectrum(images: torch.Tensor, patch: int, window: int) -> torch.Tensor:
+    """Power per frequency of the luma in overlapping patches, averaged over windows -> (B, patch * (patch / 2 + 1) - 1, h, w)."""
+    red, green, blue = images.float().unbind(1)
+    luma = 0.299 * red + 0.587 * green + 0.114 * blue
+    stride = patch // 2
+    patches = luma.unfold(1, patch, stride).unfold(2, patch, stride)  # B, rows, columns, patch, patch
+    patches = patches - patches.mean(dim=(3, 4), keepdim=True)
+    taper = torch.hann_window(patch, device=images.device)
+    spectra = torch.view_as_real(torch.fft.rfft2(patches * taper[:, None] * taper)).square().sum(-1)
+    power = spectra.flatten(3)[..., 1:].permute(0, 3, 1, 2)  # without the mean
+    rows, columns = (min(window // stride - 1, side) for side in power.shape[2:])
+    power = F.avg_pool2d(power, (rows, columns), stride=((rows + 1) // 2, (columns + 1) // 2))
+    floor = 1e-4  # a grey level's rounding: what is quieter is not seen
+    return (power + floor).log()
