@@ -25,6 +25,10 @@ def save_checkpoint(accelerator, stage, ema, averaged, output: Path, settings, s
     """
     fresh, kept = output / "checkpoint.new", output / "checkpoint"
     if accelerator.is_main_process:
+        if (fresh / WHOLE).is_file():
+            # What a killed run went on from: until there is another one it is the only whole checkpoint.
+            shutil.rmtree(kept, ignore_errors=True)
+            fresh.rename(kept)
         shutil.rmtree(fresh, ignore_errors=True)
     accelerator.wait_for_everyone()
     accelerator.save_state(str(fresh))
@@ -38,9 +42,21 @@ def save_checkpoint(accelerator, stage, ema, averaged, output: Path, settings, s
         fresh.rename(kept)
         ema.store(averaged)
         ema.copy_to(averaged)
-        stage.save(output / "model")
+        _save_model(stage, output / "model")
         ema.restore(averaged)
     accelerator.wait_for_everyone()
+
+
+def _save_model(stage, folder: Path) -> None:
+    """The stage's components, file by file in place of those in `folder`, each of which is whole at any moment."""
+    fresh = folder.with_name("model.new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    stage.save(fresh)
+    for path in [path for path in sorted(fresh.rglob("*")) if path.is_file()]:
+        target = folder / path.relative_to(fresh)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(path, target)
+    shutil.rmtree(fresh)
 
 
 def load_checkpoint(accelerator, output: Path) -> dict:
