@@ -19,6 +19,7 @@ from PIL import Image
 
 from sisrm.errors import OutOfMemory
 from sisrm.remembering import forget
+from sisrm.startup import trim_heaps
 
 OVERLAP = 32
 """LR pixels that neighbouring tiles share, at least (less the rounding to the networks' strides)."""
@@ -266,6 +267,7 @@ def release_memory() -> None:
     """Give back what is not in use any more, and what is only kept so that it is not computed again."""
     forget()
     gc.collect()
+    trim_heaps()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 

@@ -72,3 +72,25 @@ def test_threads_share_few_heaps():
         done = subprocess.run([sys.executable, "-c", GROW, kind], cwd=ROOT, capture_output=True, text=True, check=True)
         found[kind] = int(done.stdout)
     assert found["few"] <= 3 < found["many"]
+
+
+KEPT = """
+from sisrm.startup import trim_heaps
+
+def resident():
+    return int(next(line for line in open("/proc/self/status") if line.startswith("VmRSS")).split()[1]) / 1024
+
+blocks = [bytes(50_000) for _ in range(4000)]  # 200 MB, each too small to be mapped by itself
+between = [bytes(blocks[0][:100]) for _ in range(10)]
+kept = blocks[::400]
+del blocks
+before = resident()
+assert trim_heaps()
+print(before - resident())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_freed_memory_goes_back_to_the_system():
+    done = subprocess.run([sys.executable, "-c", KEPT], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert float(done.stdout) > 100

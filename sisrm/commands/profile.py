@@ -1,4 +1,4 @@
-"""`profile`: where one image's time goes, how a folder of them does, and how long a cold start takes."""
+"""`profile`: where one image's time goes, how a folder of them does, how long a cold start takes, and what large pictures cost."""
 
 from __future__ import annotations
 
@@ -23,6 +23,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--batch", type=int, nargs="+", metavar="N", help="also time a folder of 16 photos, N photos a call"
     )
     parser.add_argument("--cold", action="store_true", help="also time fresh processes up to their first result")
+    parser.add_argument(
+        "--megapixels",
+        type=float,
+        nargs="+",
+        metavar="N",
+        help="time and memory of large pictures instead: one run for each of these sizes of the result, in a process of its own",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON in place of tables")
     parser.add_argument("--steps", type=int, metavar="N", dest="num_inference_steps", help="denoising steps")
     parser.add_argument("--guidance-scale", type=float, metavar="X", help="how strongly the prompt guides; 1 is off")
@@ -33,6 +40,8 @@ def run(options: argparse.Namespace) -> int:
     """Run `profile`; returns the exit status."""
     from sisrm.evaluation import profile, throughput
 
+    if options.megapixels:
+        return _large(options)
     pipe = model.load(options)
     pipe.set_progress_bar_config(disable=True)
     settings = model.call_options(options)
@@ -44,6 +53,16 @@ def run(options: argparse.Namespace) -> int:
         preset = options.preset or pipe.preset
         report["cold_start"] = throughput.cold_start(preset, options.device, options.size[0], options.repeats)
     print(json.dumps(report, indent=2) if options.json else _tables(report))
+    return 0
+
+
+def _large(options: argparse.Namespace) -> int:
+    from sisrm.evaluation import large
+    from sisrm.presets import default_preset
+
+    settings = model.call_options(options)
+    rows = large.measure(options.preset or default_preset(), options.megapixels, options.device, settings)
+    print(json.dumps({"large": rows}, indent=2) if options.json else large.table(rows), end="\n" * options.json)
     return 0
 
 
