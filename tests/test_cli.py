@@ -13,7 +13,9 @@ from conftest import tiny_pipe
 from PIL import Image
 
 from sisrm import cli, presets
-from sisrm.images import read_image
+from sisrm.images import read_image, read_photo
+from sisrm.ui.handlers import Handlers
+from sisrm.ui.results import restore
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -92,6 +94,21 @@ def test_a_file_equals_the_pipeline_call(weights, photos, tmp_path):
     assert made_with["seed"] == 11 and made_with["num_inference_steps"] == 1 and made_with["use_mff"] is False
     assert made_with["labels"][:2] == ["sky", "tree"] and len(made_with["labels"]) > 2
     assert str(tmp_path) not in Image.open(target).text["sisrm"]
+    # Dropped into the app it gives its settings back, and they make the same picture again.
+    handlers = Handlers(presets.load_pipeline(weights, "cpu"), {})
+    restored = restore(target, handlers.defaults)
+    assert restored.steps == 1 and restored.extra_labels == ("sky", "tree") and not restored.mff and restored.seed == 11
+    again = handlers.upscale(read_photo(photos / "a.png"), restored, tmp_path)
+    assert np.array_equal(pixels(target), pixels(again.result))
+    assert made_with["settings"] == again.report["settings"] and made_with["version"] == again.report["version"]
+
+
+def test_a_result_of_a_call_that_the_app_does_not_offer_restores_nothing(weights, photos, tmp_path):
+    target = tmp_path / "out.png"
+    done = run("upscale", photos / "a.png", "--output", target, "--preset", weights, "--steps", 21)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(Image.open(target).text["sisrm"])["settings"]["steps"] == 21
+    assert restore(target, Handlers(presets.load_pipeline(weights, "cpu"), {}).defaults) is None
 
 
 def test_complexity_prints_json_alone(weights):

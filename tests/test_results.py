@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,8 +22,11 @@ from sisrm.labels import CLASS_NAMES
 from sisrm.ui.comparison import export
 from sisrm.ui.handlers import Handlers
 from sisrm.ui.links import LONGEST, from_query, to_query
+from sisrm.ui.modules import VARIANTS, compare, grid, run_variant, without
+from sisrm.ui.progress import Watch
 from sisrm.ui.results import FORMATS, converted, named, require_room, restore
 from sisrm.ui.settings import CONTROLS, Choice, Limit, Names, Settings, Switch, check_settings, default_settings
+from sisrm.ui.texts import TEXTS
 
 quickly = hypothesis_settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
@@ -34,8 +38,9 @@ def values_of(control):
     if isinstance(control, Limit):
         return st.integers(control.low, control.high) if control.whole else st.floats(control.low, control.high)
     if isinstance(control, Names):
-        words = st.sampled_from(CLASS_NAMES) | st.text(min_size=1, max_size=40).filter(
-            lambda word: word == word.strip() and word.isprintable() and word.lower() not in CLASS_NAMES
+        printable = st.characters(exclude_categories=("C", "Z"))
+        words = st.sampled_from(CLASS_NAMES) | st.text(printable, min_size=1, max_size=40).filter(
+            lambda word: word.lower() not in CLASS_NAMES
         )
         return st.lists(words, max_size=control.most, unique=True).map(tuple)
     return st.booleans() if isinstance(control, Switch) else st.sampled_from(control.options)
@@ -202,6 +207,33 @@ def test_wide_pictures_stand_above_each_other_and_large_ones_are_made_smaller(tm
     path = export(tmp_path / "before.png", tmp_path / "after.png")
     width, height = Image.open(path).size
     assert width == 4096 and 2 * 272 <= height <= 2 * 274 + 20
+
+
+def test_the_ablation_grid_shows_pictures_that_differ(tmp_path):
+    rng = np.random.default_rng(1)
+    photo = Photo(Image.fromarray(rng.integers(0, 255, (20, 24, 3), dtype=np.uint8)))
+    handlers = Handlers(tiny_pipe(), {})
+    settings = handlers.check({"steps": 2, "seed": 3, "mff": False})
+    found = {}
+    for name in VARIANTS:
+        (tmp_path / name).mkdir()
+        found[name] = run_variant(handlers, photo, without(settings, name), tmp_path / name, Watch(handlers.pace), None)
+        off = {part for part in ("mff", "sca", "sape") if not found[name].report["settings"][part]}
+        assert off == {VARIANTS[name]} - {None}
+    pixels = {name: np.asarray(Image.open(done.result)).tobytes() for name, done in found.items()}
+    assert len(set(pixels.values())) == len(VARIANTS), "a module that is switched off changes nothing"
+    columns = [compare(name, done, found["full"]) for name, done in found.items()]
+    assert columns[0].difference == 0 < min(column.difference for column in columns[1:])
+    shown = re.findall(r"<figure>(.*?)<figcaption>", grid(columns, "en"))
+    assert len(shown) == len(set(re.sub(r'alt="[^"]*"', "", pictures) for pictures in shown)) == len(VARIANTS)
+
+
+@pytest.mark.parametrize("lang", ["en", "zh"])
+def test_every_colour_correction_is_explained_where_it_is_chosen(lang):
+    parts = re.split("[;；]", TEXTS[lang]["color_fix_info"])
+    assert len(parts) == len(CONTROLS["color_fix"].options)
+    for option, part in zip(CONTROLS["color_fix"].options, parts):
+        assert re.match(rf"\s*{option}[:：]\s*\S{{3}}", part), part
 
 
 def test_controls_have_no_kind_that_files_and_links_do_not_know():

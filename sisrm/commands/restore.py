@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
+from sisrm import __version__
 from sisrm.commands import figures, model
 from sisrm.commands.files import Outputs, complain, find_inputs
 from sisrm.commands.resume import KEY, Requests
@@ -51,6 +52,8 @@ def upscale(options: argparse.Namespace) -> int:
 
 
 def _upscale(options: argparse.Namespace, share) -> int:
+    from sisrm.ui.settings import Settings
+
     inputs = find_inputs(options.inputs)
     # Results may go where inputs come from: all processes share out what the first one found.
     inputs.files = share.gather([inputs.files])[0]
@@ -89,7 +92,9 @@ def _upscale(options: argparse.Namespace, share) -> int:
         made_with = {"preset": pipe.preset, **pipe.defaults, **settings}
         if options.scheduler is not None:
             made_with["scheduler"] = options.scheduler
-        made_with |= {"seed": result.seed[0], "labels": names, "prompt": result.prompt[0]}
+        made_with |= {"seed": result.seed[0], "labels": names, "prompt": result.prompt[0], "version": __version__}
+        # As the app writes them: a result of either, dropped into the app, gives its settings back.
+        made_with["settings"] = Settings.of_call(pipe, settings, result.seed[0]).as_json()
         write_image(with_alpha(result.images[0], photo.alpha), target, made_with | {KEY: requests.digest(path)})
         made_with |= {KEY: extras.digest(requests, path)}
         extras.write(beside, image, subject, recorder, result.images[0], made_with)

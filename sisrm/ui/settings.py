@@ -176,6 +176,22 @@ class Settings:
             "muted_labels": list(self.muted_labels) or None,
         }
 
+    @classmethod
+    def of_call(cls, pipe, arguments: Mapping[str, Any], seed: int) -> Settings:
+        """The settings that stand for a call of `SISRMPipeline.__call__`, so that its result can be opened in the app; not checked, as a
+        call may ask for more than the app offers.
+
+        Args:
+            pipe: whose defaults fill in what `arguments`, the call's keyword arguments, leave out.
+            seed: of the result.
+        """
+        names = {entry.metadata["argument"]: entry.name for entry in fields(cls)}
+        given = {names[argument]: value for argument, value in arguments.items() if argument and argument in names}
+        words = tuple(arguments.get("labels") or ())
+        given["extra_labels" if arguments.get("extend_labels") else "labels"] = words
+        given["muted_labels"] = tuple(arguments.get("muted_labels") or ())
+        return replace(default_settings(pipe), **given, seed=seed)
+
     def as_json(self) -> dict[str, Any]:
         """Name -> value, with lists in place of tuples."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
