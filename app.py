@@ -4,8 +4,8 @@
 
 Environment: SISRM_PRESET (a preset's name; where its weights cannot be used the app runs `compact` and says so), SISRM_WEIGHTS (a folder or
 hub repository with trained SISRM weights for `sd`), SISRM_FAST (1: few steps, where the preset can), SISRM_DEVICE (cpu, cuda, cuda:1;
-default: a GPU if there is one), SISRM_MAX_PIXELS (largest photo), SISRM_STORAGE_MB (disk for uploads and results), GRADIO_SERVER_NAME
-(default 127.0.0.1), GRADIO_SERVER_PORT (default 7860).
+default: a GPU if there is one), SISRM_MAX_PIXELS (largest photo), SISRM_STORAGE_MB (disk for uploads and results), SISRM_CONCURRENCY
+(jobs that run at once, default 1), GRADIO_SERVER_NAME (default 127.0.0.1), GRADIO_SERVER_PORT (default 7860).
 """
 
 from __future__ import annotations
@@ -26,10 +26,11 @@ def main() -> None:
     # xformers complains at import where it has no kernels; the attention backend is chosen by trying, and the app says which it is.
     logging.getLogger("xformers").setLevel(logging.ERROR)
 
-    from sisrm.startup import few_arenas, swift_imports
+    from sisrm.startup import few_arenas, swift_imports, zero_gpu_package
 
     few_arenas()
     with swift_imports():
+        zero_gpu_package()
         from diffusers.utils import logging as diffusers_logging
 
         from sisrm.errors import SISRMError

@@ -6,6 +6,10 @@ from __future__ import annotations
 class SISRMError(Exception):
     """Base class. Its message is meant for the person who made the call; it never holds a path of the server."""
 
+    def __reduce__(self):
+        """Pickled by its message and facts, whatever its `__init__` asks for, so that it is itself in another process too."""
+        return _made_again, (type(self), self.args, self.__dict__)
+
 
 class ParameterError(SISRMError, ValueError):
     """A parameter has a value that is not accepted.
@@ -47,3 +51,10 @@ class Interrupted(SISRMError):
 
 class OutOfMemory(SISRMError):
     """Even the smallest tile of a picture does not fit into memory; there is no result."""
+
+
+def _made_again(kind: type[SISRMError], args: tuple, facts: dict) -> SISRMError:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    error.__dict__.update(facts)
+    return error

@@ -11,6 +11,7 @@ from diffusers.utils import is_xformers_available
 
 from sisrm.errors import ParameterError
 from sisrm.pipeline import SISRMPipeline
+from sisrm.startup import on_zero_gpu
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +55,8 @@ def choose_attention_backend(device: torch.device, dtype: torch.dtype) -> Attent
     """
     if device.type != "cuda":
         return AttentionBackend("sdpa", f"xformers has no kernels for {device.type}")
+    if on_zero_gpu():
+        return AttentionBackend("sdpa", "on ZeroGPU there is no GPU yet to try xformers with")
     if not is_xformers_available():
         return AttentionBackend("sdpa", "xformers is not installed")
     try:

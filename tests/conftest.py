@@ -199,11 +199,11 @@ def sd(sd_parts, tmp_path, monkeypatch):
 @pytest.fixture(scope="session")
 def app_url(tmp_path_factory):
     """app.py in a process of its own, with the tiny pipeline's folder as its preset; one for all browser tests."""
-    from browsing import running_app
+    from app_process import running
 
     folder = tmp_path_factory.mktemp("weights") / "tiny"
     tiny_pipe().save_pretrained(folder)
-    with running_app(folder, tmp_path_factory.mktemp("app") / "files") as address:
+    with running(tmp_path_factory.mktemp("app") / "files", SISRM_PRESET=str(folder)) as address:
         yield address
 
 

@@ -9,7 +9,18 @@ import json
 
 import numpy as np
 import pytest
-from browsing import ROOT, WAIT, needs_chromium, result_source, run, sideways, upload, visit, wait_for_another
+from browsing import (
+    ROOT,
+    WAIT,
+    needs_chromium,
+    read_result,
+    result_source,
+    run,
+    sideways,
+    upload,
+    visit,
+    wait_for_another,
+)
 from PIL import Image
 
 pytestmark = needs_chromium
@@ -34,6 +45,15 @@ def test_an_example_in_a_click_and_its_panels(browser, app_url):
         assert "%" in page.locator("#semantics .chip").first.inner_text()
         assert page.locator("#semantics .legend li").count() >= 1
         assert "pixels in" in page.locator("#made").inner_text() and "example" not in page.locator("#made").inner_text()
+        first, before = read_result(page), result_source(page)
+        items.nth(1).click()
+        wait_for_another(page, before)
+        assert read_result(page)["input_size"] != first["input_size"] or result_source(page) != before
+        page.wait_for_selector("#cancel", state="hidden", timeout=WAIT)
+        other = result_source(page)
+        items.nth(2).click()
+        wait_for_another(page, other)
+        assert result_source(page) == before and read_result(page) == first, "a second click computes nothing"
 
 
 def test_the_first_screen_shows_a_finished_example(browser, app_url):

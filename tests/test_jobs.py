@@ -58,7 +58,7 @@ def works(handlers, photo, folder) -> None:
     fresh = Handlers(tiny_pipe(), {})
     (*_, right) = start(fresh, photo, folder, steps=1).updates()
     assert np.array_equal(*(np.asarray(Image.open(update.result.result)) for update in (last, right)))
-    assert not handlers._busy.locked()
+    assert not handlers.busy
 
 
 def test_updates_tell_steps_and_previews(handlers, photo, slow, tmp_path):
@@ -101,7 +101,7 @@ def test_a_job_that_nobody_waits_for_frees_the_model_within_two_steps(handlers, 
         job.cancel() if way == "cancel" else updates.close()
     left_at = len(slow)
     assert job.wait(5)
-    assert len(slow) <= left_at + 2 < 20 and not handlers._busy.locked()
+    assert len(slow) <= left_at + 2 < 20 and not handlers.busy
     if way == "cancel":
         with pytest.raises(Interrupted):
             list(updates)
@@ -144,7 +144,7 @@ def test_whatever_fails_the_error_is_clear_and_the_next_job_works(handlers, pipe
             list(start(handlers, photo, tmp_path, 2).updates())
     finally:
         hook.remove()
-    assert held and not handlers._busy.locked()
+    assert held and not handlers.busy
     if memory:
         assert "memory" in str(caught.value) and caught.value.__cause__ is None and not handlers.readings._kept
     caught = None

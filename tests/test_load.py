@@ -18,6 +18,7 @@ from conftest import tiny_pipe
 from PIL import Image
 
 from sisrm.ui.blocks import build_app
+from sisrm.ui.serving import MAX_SESSIONS
 
 API = "/gradio_api"
 CLIENTS = 50
@@ -132,3 +133,15 @@ def test_a_full_disk_is_told_and_leaves_nothing(app, folder, monkeypatch):
     left = {path for path in folder.rglob("*") if path.is_file()} - before
     assert {path.name for path in left} <= {"7.png"}
     assert request(app, 7)[0] == "done"
+
+
+def test_of_many_visitors_only_the_latest_are_remembered(app):
+    """Gradio would keep a copy of the page's settings of ten thousand."""
+    for number in range(3):
+        assert request(app, number)[0] == "done"
+    holder = app.state_holder
+    assert holder.capacity == MAX_SESSIONS
+    for number in range(2 * MAX_SESSIONS):
+        holder[f"visitor-{number}"]
+    assert len(holder.session_data) <= MAX_SESSIONS and f"visitor-{2 * MAX_SESSIONS - 1}" in holder
+    assert request(app, 1)[0] == "done"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import pytest
 from browsing import WAIT, needs_chromium, read_result, result_source, run, upload, visit, wait_for_another
+from PIL import Image
 
 pytestmark = needs_chromium
 
@@ -30,6 +31,8 @@ def test_the_overlay_is_looked_at_without_another_run(browser, app_url, garden):
     with visit(browser, app_url) as page:
         upload(page, garden)
         run(page)
+        page.wait_for_selector("#cancel", state="hidden", timeout=WAIT)
+        page.wait_for_timeout(300)
         asked = []
         page.on("request", lambda request: asked.append(request.url))
         panel = page.locator("#semantics")
@@ -73,6 +76,33 @@ def test_a_chip_is_removed_and_comes_back(browser, app_url, garden):
         struck.click()
         report = enlarge_again(page)
         assert report["settings"]["muted_labels"] == [] and chips(page) == predicted
+
+
+def test_labels_are_offered_as_soon_as_a_photo_is_chosen(browser, app_url, garden):
+    with visit(browser, app_url) as page:
+        shown = result_source(page)
+        upload(page, garden)
+        panel = page.locator("#semantics")
+        page.wait_for_function("document.querySelector('#semantics .photo').naturalWidth === 96", timeout=WAIT)
+        predicted = chips(page)
+        assert predicted and result_source(page) == shown
+        assert panel.locator(".views .mask").is_disabled() and panel.locator(".legend li").count() >= 1
+        panel.get_by_role("button", name=f"Take {predicted[0]} out").click()
+        panel.get_by_role("button", name="Enlarge with these").click()
+        wait_for_another(page, shown)
+        report = read_result(page)
+        assert report["settings"]["muted_labels"] == [predicted[0]] and report["segmentation_reused"] is True
+        assert panel.locator(".views .mask").is_enabled()
+        panel.get_by_role("button", name=f"Take {chips(page)[0]} out").click()
+        assert panel.get_by_role("button", name="Enlarge again").is_visible()
+
+
+def test_a_photo_that_cannot_be_used_is_told_at_once(browser, app_url, tmp_path):
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "dot <b>.png")
+    with visit(browser, app_url) as page:
+        page.locator("#photo input[type=file]").set_input_files(tmp_path / "dot <b>.png")
+        page.wait_for_function("document.querySelector('#live').innerText.includes('8 x 8 pixels')", timeout=WAIT)
+        assert page.locator("#live b").count() == 0 and page.locator("#semantics .panel.empty").count() == 1
 
 
 def test_a_label_is_added_by_search_and_a_region_by_a_click(browser, app_url, garden):

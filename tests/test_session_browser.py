@@ -30,6 +30,16 @@ def wait_for_value(page, selector: str, value: str) -> None:
     )
 
 
+def chosen_preset(page) -> str | None:
+    return page.evaluate("document.querySelector('#preset input:checked')?.value ?? null")
+
+
+def wait_for_preset(page, name: str | None) -> None:
+    page.wait_for_function(
+        "name => (document.querySelector('#preset input:checked')?.value ?? null) === name", arg=name, timeout=WAIT
+    )
+
+
 def download(page, button: str):
     with page.expect_download(timeout=WAIT) as event:
         page.locator(f"#{button}").click()
@@ -45,10 +55,33 @@ def test_presets_and_the_dice_set_the_controls(browser, app_url):
         wait_for_value(page, "#detail_strength input[type=number]", "0.5")
         page.get_by_label("Balanced").check()
         wait_for_value(page, "#detail_strength input[type=number]", "1")
+        assert chosen_preset(page) == "balanced"
         before = page.locator("#seed input").input_value()
         page.locator("#dice").click()
         page.wait_for_function("before => document.querySelector('#seed input').value !== before", arg=before)
         assert 0 <= int(page.locator("#seed input").input_value()) < 2**32
+
+
+def test_the_preset_follows_the_sliders(browser, app_url):
+    with visit(browser, app_url) as page:
+        assert chosen_preset(page) == "balanced"
+        for value, name in ((1.2, None), (1, "balanced"), (0.5, None), (1, "balanced")):
+            set_value(page, "detail_strength", value)
+            wait_for_preset(page, name)
+        page.get_by_label("Vivid").check()
+        wait_for_value(page, "#detail_strength input[type=number]", "1.35")
+        wait_for_preset(page, "vivid")
+        set_value(page, "steps", 3)  # of no preset
+        page.wait_for_timeout(300)
+        assert chosen_preset(page) == "vivid"
+        set_value(page, "guidance_scale", 7)
+        wait_for_preset(page, None)
+        page.get_by_label("Vivid").check()
+        # The values follow the choice by way of the server.
+        page.wait_for_function("document.querySelector('#guidance_scale input[type=number]').value < 7", timeout=WAIT)
+        wait_for_preset(page, "vivid")
+    with visit(browser, f"{app_url}/?detail_strength=1.3&seed=2") as page:
+        wait_for_preset(page, None)
 
 
 def test_a_job_is_cancelled_and_the_model_is_free(browser, app_url, tmp_path):

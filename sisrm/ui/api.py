@@ -11,9 +11,9 @@ import gradio as gr
 from sisrm.ui.crops import CENTRE, SIDE, preview
 from sisrm.ui.endpoints import (
     AS_SENT,
-    ONE_AT_A_TIME,
     errors_for_people,
     finished,
+    in_line,
     language_of,
     result_folder,
     uploads,
@@ -110,7 +110,7 @@ def add_endpoints(handlers: Handlers) -> None:
             api_description=description,
             **options,
             **AS_SENT,
-            **ONE_AT_A_TIME,
+            **in_line(handlers.seats.count),
         )
 
     add(

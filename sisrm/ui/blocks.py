@@ -13,8 +13,10 @@ from sisrm.runtime import describe
 from sisrm.ui.api import add_endpoints
 from sisrm.ui.endpoints import new_folder
 from sisrm.ui.events import Events
+from sisrm.ui.finished import FinishedExamples
 from sisrm.ui.handlers import Handlers
 from sisrm.ui.page import lay_out
+from sisrm.ui.seats import concurrency
 from sisrm.ui.serving import App
 from sisrm.ui.showcase import Showcase
 from sisrm.ui.storage import KEEP_SECONDS
@@ -36,28 +38,32 @@ def build_app(pipe, examples: Iterable[str | Path] = ()) -> App:
     """
     facts = describe(pipe)
     told = ("preset", "device", "dtype", "attention_backend")
-    handlers = Handlers(pipe, {key: facts[key] for key in told})
+    handlers = Handlers(pipe, {key: facts[key] for key in told}, concurrency())
     with App(title="SISRM", analytics_enabled=False, delete_cache=(1800, KEEP_SECONDS)) as app:
         failed = getattr(pipe, "fallback", None)
-        app.translations = {lang: {**TEXTS[lang], "runtime": _runtime_line(facts, lang)} for lang in TEXTS}
+        app.translations = {
+            lang: {**TEXTS[lang], "runtime": _runtime_line(facts, lang, handlers.model.live)} for lang in TEXTS
+        }
         if failed:
             for lang, words in app.translations.items():
                 words["fallback"] = text("fallback", lang, running=facts["preset"], **failed)
             gr.Markdown(I18nData("fallback"), elem_id="fallback")
         paths = [str(path) for path in examples]
+        finished = FinishedExamples(paths)
         if paths:
             first = next((path for path in paths if Path(path).stem == SHOWN_FIRST), paths[0])
-            app.showcase = Showcase(handlers, Path(first), new_folder)
-        Events(handlers, lay_out(handlers, paths), app.showcase).connect(app)
+            app.showcase = Showcase(handlers, Path(first), new_folder, finished)
+        Events(handlers, lay_out(handlers, paths), app.showcase, finished).connect(app)
         add_endpoints(handlers)
         app.handlers = handlers
     return app
 
 
-def _runtime_line(facts: dict[str, Any], lang: str) -> str:
+def _runtime_line(facts: dict[str, Any], lang: str, live: bool) -> str:
     trained = [text(f"part_{name}", lang) for name, learnt in facts["trained_parts"].items() if learnt]
     line = text(
         "runtime", lang, preset=facts["preset"] or "-", device=facts["device"], dtype=facts["dtype"],
         attention=facts["attention_backend"], weights=facts["weights"] or "-",
     )  # fmt: skip
+    line += "" if live else text("zero_gpu", lang)
     return line + (text("trained", lang, parts=", ".join(trained)) if trained else text("untrained", lang))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,13 +13,19 @@ from gradio.i18n import I18nData
 
 from sisrm.labels import CLASS_NAMES
 from sisrm.ui.results import FORMATS
-from sisrm.ui.settings import CONTROLS, Choice, Limit, Settings, Switch
+from sisrm.ui.settings import CONTROLS, Choice, Limit, Settings, Switch, presets
 from sisrm.ui.texts import text
 
 PRESETS = ("faithful", "balanced", "vivid")
 """Of `sisrm.ui.settings.presets`, in the order shown."""
 
 _NEW_SEED = "() => Math.floor(Math.random() * 4294967296)"
+
+# The preset whose values these are, or none: what is selected says what will be done, however the values came there.
+_PRESET_OF = """(...values) => {
+  const known = %s;
+  return Object.keys(known).find((name) => known[name].every((value, index) => Math.abs(value - values[index]) < 1e-6)) ?? null;
+}"""
 
 
 @dataclass(frozen=True)
@@ -76,6 +83,13 @@ def controls(defaults: Settings, free_text: bool) -> Controls:
         )  # fmt: skip
         rest = {name: _control(name, usual) for name in names}
     settings = {**first, "seed": seed, "output_scale": scale, "labels": labels, **rest}
+    known = presets(defaults)
+    follows = [settings[name] for name in known["balanced"]]
+    table = json.dumps({name: list(values.values()) for name, values in known.items()})
+    gr.on(
+        [slider.change for slider in follows], None, js=_PRESET_OF % table, inputs=follows, outputs=[preset],
+        api_visibility="private", show_progress="hidden",
+    )  # fmt: skip
     return Controls(settings, preset, format, randomise)
 
 

@@ -10,26 +10,28 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import aclosing, contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import gradio as gr
 from gradio.context import LocalContext
 
 from sisrm.errors import SISRMError
 from sisrm.ui.jobs import Job
-from sisrm.ui.progress import Update
+from sisrm.ui.progress import AWAY, Update
 from sisrm.ui.texts import language, text
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-ONE_AT_A_TIME = {"concurrency_limit": 1, "concurrency_id": "model"}
-"""Event options: whatever uses the model waits in one queue."""
-
 AS_SENT = {"preprocess": False}
 """Event options: values arrive as they came over the wire and are checked by the handlers. Gradio's own checks let NaN
 through, and decode an image before its size is known."""
+
+
+def in_line(at_once: int) -> dict[str, Any]:
+    """Event options: whatever uses the model waits in one queue, of which so many are worked on at once."""
+    return {"concurrency_limit": at_once, "concurrency_id": "model"}
 
 
 @contextmanager
@@ -79,6 +81,8 @@ def in_words(update: Update, lang: str) -> str:
     """One line about how a job stands."""
     if update.stage == "denoising" and update.step < update.steps:
         return text("step", lang, step=update.step + 1, total=update.steps)
+    if update.stage == AWAY:
+        return text("away", lang)
     return text("looking" if update.stage in ("waiting", "looking") else "finishing", lang)
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import html
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +14,23 @@ import gradio as gr
 from sisrm.errors import Interrupted
 from sisrm.ui import panels
 from sisrm.ui.card import card, note
-from sisrm.ui.comparison import export
 from sisrm.ui.controls import PRESETS
 from sisrm.ui.crops import preview
-from sisrm.ui.endpoints import AS_SENT, ONE_AT_A_TIME, errors_for_people, language_of, result_folder, uploads
-from sisrm.ui.handlers import Handlers, Upscaled
+from sisrm.ui.endpoints import AS_SENT, errors_for_people, in_line, language_of, result_folder, uploads
+from sisrm.ui.finished import FinishedExamples
+from sisrm.ui.handlers import Handlers, Segmented, Upscaled
 from sisrm.ui.html_part import STATIC
 from sisrm.ui.jobs import Job
-from sisrm.ui.links import from_query, to_query
+from sisrm.ui.links import from_query
 from sisrm.ui.modules import VARIANTS, compare, grid, run_variant, without
 from sisrm.ui.page import Page
 from sisrm.ui.progress import Update, Watch
-from sisrm.ui.results import FORMAT, converted, restore
-from sisrm.ui.semantic_panel import Edits, edits_of, region_of
+from sisrm.ui.results import FORMAT, restore
+from sisrm.ui.semantic_panel import Edits, edits_of, region_of, seen
 from sisrm.ui.settings import CONTROLS, Choice, Settings, presets
 from sisrm.ui.showcase import Showcase
-from sisrm.ui.shown import Shown, again, remember, shown
+from sisrm.ui.showing import Showing
+from sisrm.ui.shown import remember, shown
 from sisrm.ui.texts import text
 from sisrm.ui.uploads import open_upload, result_name
 
@@ -39,8 +40,9 @@ _FULL_LINK = "(link) => link && link.startsWith('?') ? location.origin + locatio
 class Events:
     """The page's answers. Each takes the request (or the event) first, then the values of the components as they came over the wire."""
 
-    def __init__(self, handlers: Handlers, page: Page, showcase: Showcase | None):
-        self.handlers, self.page, self.showcase = handlers, page, showcase
+    def __init__(self, handlers: Handlers, page: Page, showcase: Showcase | None, finished: FinishedExamples):
+        self.handlers, self.page, self.showcase, self.finished = handlers, page, showcase, finished
+        self.showing = Showing(handlers, page, showcase)
         self._running: dict[str, Job] = {}
 
     def connect(self, app: gr.Blocks) -> None:
@@ -48,6 +50,8 @@ class Events:
         page, controls = self.page, self.page.controls
         common = {"api_visibility": "private", **AS_SENT}
         quiet = {"show_progress": "hidden", **common}
+        # A visitor who waits sees the place in the queue and Gradio's estimate where the job's card will be.
+        model = {"show_progress": "minimal", "show_progress_on": page.live, **in_line(self.handlers.seats.count)}
         settings = list(controls.settings.values())
         asked = [page.photo, page.panel, page.carried, controls.randomise, *settings]
         around = [page.made, page.download, page.both, page.link, page.panel, page.details, *page.hidden_at_first]
@@ -60,7 +64,7 @@ class Events:
             "inputs": [page.session, controls.format, *asked],
             "outputs": [page.comparison, page.session, controls.settings["seed"], page.carried, *busy, *around],
             **quiet,
-            **ONE_AT_A_TIME,
+            **model,
         }
         starts = [page.run.click, page.panel.submit]
         if page.picked is not None:
@@ -69,23 +73,31 @@ class Events:
             start(**enlarge).then(**finished).then(**absolute)
         page.sample.click(
             self.sample, [page.point, *asked], [page.comparison, page.made, *busy, *page.hidden_at_first[:1]],
-            **quiet, **ONE_AT_A_TIME,
+            **common, **model,
         ).then(**finished)  # fmt: skip
-        page.compare.click(self.ablate, asked, [page.variants, *busy], **quiet, **ONE_AT_A_TIME).then(**finished)
+        page.compare.click(self.ablate, asked, [page.variants, *busy], **common, **model).then(**finished)
         page.cancel.click(self.stop, None, None, **quiet, queue=False)
-        page.comparison.select(self.look_again, [page.session, controls.format], around, **quiet).then(**absolute)
-        controls.format.input(self.as_format, [page.session, page.details, controls.format], [page.download], **quiet)
+        page.comparison.select(self.showing.look_again, [page.session, controls.format], around, **quiet).then(
+            **absolute
+        )
+        controls.format.input(
+            self.showing.as_format, [page.session, page.details, controls.format], [page.download], **quiet
+        )
         controls.preset.input(
             self.preset, [controls.preset], [controls.settings[name] for name in presets(self.handlers.defaults)["vivid"]], **quiet
         )  # fmt: skip
         page.photo.select(self.point_at, [page.photo], [page.point, page.live], **quiet)
         # Edits belong to a photo. A result that is dropped in gives its settings back.
         gr.on([page.photo.upload, page.photo.clear], fn=None, js="() => null", outputs=[page.panel], **quiet)
-        page.photo.upload(self.settings_of, [page.photo], [*settings, page.carried, page.live], **quiet)
+        restored = page.photo.upload(self.settings_of, [page.photo], [*settings, page.carried, page.live], **quiet)
+        if self.handlers.model.live:  # on ZeroGPU it would take a call out of the visitor's day
+            restored.then(
+                self.look, [page.photo, page.carried, *settings], [page.panel, page.live], **{**model, **quiet}
+            )
         app.load(None, js=(STATIC / "names.js").read_text(encoding="utf-8"), **quiet)
         app.load(self.settings_of_link, None, [controls.preset, *settings, page.carried], **quiet)
         if self.showcase is not None:
-            app.load(self.example, None, [page.comparison, *around], **quiet).then(**absolute)
+            app.load(self.showing.example, None, [page.comparison, *around], **quiet).then(**absolute)
 
     async def enlarge(self, request: gr.Request, last, format, image, *asked) -> AsyncIterator[dict]:
         """Enlarge the photo, telling how it stands."""
@@ -96,9 +108,14 @@ class Events:
 
             def work(watch: Watch) -> Upscaled:
                 photo, name = open_upload(image, uploads()), result_name(image, settings.output_scale)
+                if edits.region is None and (known := self.finished.get(photo, settings)) is not None:
+                    return known
                 with result_folder() as folder:
                     region = region_of(edits, folder)
-                    return self.handlers.upscale(photo, settings, folder, name, watch, region, states=True)
+                    done = self.handlers.upscale(photo, settings, folder, name, watch, region, states=True)
+                if region is None:
+                    self.finished.keep(photo, settings, done)
+                return done
 
             async with aclosing(self._follow(request, work, lang)) as updates:
                 async for update in updates:
@@ -108,7 +125,7 @@ class Events:
                 return
             latest = shown(update.result, source, lang, edits)
             # Other formats and the picture of both take a while for a large result, and other visitors must not wait for it.
-            beside = await asyncio.to_thread(self._beside, latest, lang, format)
+            beside = await asyncio.to_thread(self.showing.beside, latest, lang, format)
             yield {
                 page.comparison: latest.viewer,
                 page.session: remember(last, latest),
@@ -117,6 +134,30 @@ class Events:
                 page.live: "",
                 **beside,
             }
+
+    async def look(self, request: gr.Request, image, carried, *values) -> dict:
+        """What is in a photo that was just chosen, so that its labels can be changed before the first run, which does not look again."""
+        page, lang = self.page, language_of(request)
+        if image is None:
+            return {page.panel: gr.skip()}
+        try:
+            with errors_for_people(lang):
+                settings, edits, source = self._asked(image, lang, None, carried, False, *values)
+
+                def work(watch: Watch) -> Segmented:
+                    arguments = settings.arguments()
+                    choice = {name: arguments[name] for name in ("labels", "extend_labels", "muted_labels")}
+                    with result_folder() as folder:
+                        return self.handlers.segment(
+                            open_upload(image, uploads()), settings.top_k, folder, watch, **choice
+                        )
+
+                async with aclosing(Job(work, Watch(self.handlers.pace)).aupdates()) as updates:
+                    async for update in updates:
+                        last = update
+        except gr.Error as error:  # nobody has asked for anything yet: a line is enough
+            return {page.live: note(html.unescape(str(error.message)))}
+        return {page.panel: {**seen(last.result.report, last.result.views, source, edits), "first": True}}
 
     async def sample(self, request: gr.Request, point, image, *asked) -> AsyncIterator[dict]:
         """Enlarge the patch that the visitor pointed at."""
@@ -137,14 +178,14 @@ class Events:
             if update.result is None:
                 yield {page.live: note(text("cancelled", lang))}
                 return
-            seen = shown(update.result, f"{source}-{at}", lang)
+            patch = shown(update.result, f"{source}-{at}", lang)
             yield {
                 page.comparison: {
-                    **seen.viewer,
-                    "title": text("sample_title", lang, title=seen.viewer["title"]),
+                    **patch.viewer,
+                    "title": text("sample_title", lang, title=patch.viewer["title"]),
                     "passing": True,
                 },
-                page.made: panels.made(seen.report, lang, "sample_made"),
+                page.made: panels.made(patch.report, lang, "sample_made"),
                 page.hidden_at_first[0]: gr.update(visible=True),
                 page.live: "",
             }
@@ -183,29 +224,6 @@ class Events:
     def free(self) -> dict:
         """Whatever became of a job, another one can be started."""
         return {self.page.run: gr.update(interactive=True), self.page.cancel: gr.update(visible=False)}
-
-    def example(self, request: gr.Request) -> dict:
-        """The first screen's finished example."""
-        done, lang = self.showcase.result(), language_of(request)
-        if done is None:
-            return {self.page.comparison: None}
-        entry = shown(done, self.showcase.source, lang, example=True)
-        return {self.page.comparison: entry.viewer, **self._beside(entry, lang, "png", "example")}
-
-    def look_again(self, chosen: gr.EventData, request: gr.Request, last, format) -> dict:
-        """Show what belongs to an earlier result."""
-        entry, lang = again(last, chosen._data.get("id")), language_of(request)
-        if entry is None:
-            return {self.page.details: gr.skip()}
-        return self._beside(replace(entry, panel={**entry.panel, "restored": True}), lang, format)
-
-    def as_format(self, request: gr.Request, last, report, format) -> dict:
-        """The latest result in another format."""
-        if not last:
-            return {self.page.download: gr.skip()}
-        current = next((entry for entry in last if entry.report == report), last[-1])
-        with errors_for_people(language_of(request)):
-            return {self.page.download: str(converted(Path(current.download), format))}
 
     def preset(self, request: gr.Request, name) -> list:
         """A preset's values."""
@@ -246,12 +264,12 @@ class Events:
         carried = Edits(settings.extra_labels, settings.muted_labels)
         return {**self.page.controls.updates(settings), self.page.carried: carried.as_json()}
 
-    def _asked(self, image, lang: str, seen, carried, randomise, *values) -> tuple[Settings, Edits, str]:
+    def _asked(self, image, lang: str, panel, carried, randomise, *values) -> tuple[Settings, Edits, str]:
         """The checked settings, the panel's edits, and a name for the photo."""
         if image is None:
             raise gr.Error(text("no_photo", lang), print_exception=False)
         source = Path(str(image.get("path"))).parent.name if isinstance(image, dict) else ""
-        edits = edits_of(seen, source)
+        edits = edits_of(panel, source)
         if edits == Edits() and carried:
             edits = edits_of({"source": source, "edits": carried}, source)
         given = dict(zip(self.page.controls.settings, values, strict=True))
@@ -278,18 +296,4 @@ class Events:
             page.live: card(update, lang, more),
             page.run: gr.update(interactive=False),
             page.cancel: gr.update(visible=True),
-        }
-
-    def _beside(self, entry: Shown, lang: str, format: str, line: str = "made") -> dict:
-        """What is shown around the viewer."""
-        page = self.page
-        query = to_query(self.handlers.check(entry.report["settings"]), self.handlers.defaults)
-        return {
-            page.made: panels.made(entry.report, lang, line),
-            page.download: str(converted(Path(entry.download), format)),
-            page.both: str(export(Path(entry.before), Path(entry.download), format="jpeg")),
-            page.link: f"?{query}",
-            page.panel: entry.panel,
-            page.details: entry.report,
-            **{area: gr.update(visible=True) for area in page.hidden_at_first},
         }

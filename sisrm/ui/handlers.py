@@ -6,17 +6,14 @@ everything in it is checked here, and every refusal is an `SISRMError` whose mes
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import torch
 from PIL import Image
 
 from sisrm import __version__
@@ -30,16 +27,16 @@ from sisrm.resize import SCALE
 from sisrm.sape import Label
 from sisrm.semantics import SegmentationOutput
 from sisrm.tiling import is_out_of_memory, release_memory
-from sisrm.ui.callbacks import Steps, tiles
+from sisrm.ui.model import NO_MEMORY, Request
 from sisrm.ui.pictures import Views, write_views
 from sisrm.ui.progress import Pace, Watch
-from sisrm.ui.readings import Readings
+from sisrm.ui.readings import Readings, pixels_digest
 from sisrm.ui.regions import shares
+from sisrm.ui.seats import Seats
 from sisrm.ui.settings import Settings, check_settings, default_settings
+from sisrm.ui.zero_gpu import model_for
 
 T = TypeVar("T")
-
-NO_MEMORY = "there is not enough memory for this picture; a smaller one may fit"
 
 OVERLAY_SIDE = 1024
 """The longest side of an overlay picture, which is for looking at only."""
@@ -73,21 +70,26 @@ class Segmented:
 
 
 class Handlers:
-    """The app's two jobs on one pipeline; one job at a time.
+    """The app's two jobs on one model.
 
     Args:
         pipe: a `SISRMPipeline`.
         facts: what to add to every report (preset, device, dtype, ...).
+        at_once: how many jobs run at the same time.
+
+    Raises:
+        ParameterError: this pipeline cannot run so many jobs at once.
     """
 
-    def __init__(self, pipe, facts: Mapping[str, Any]):
+    def __init__(self, pipe, facts: Mapping[str, Any], at_once: int = 1):
         self.pipe = pipe
         self.facts = dict(facts)
         self.defaults = default_settings(pipe)
-        self.readings = Readings(pipe.read)
+        self.readings = Readings()
         self.pace = Pace()
+        self.model = model_for(pipe, self.pace)
         # A pipeline holds the state of its run; a visitor who has gone away may have left one behind.
-        self._busy = threading.Lock()
+        self.seats = Seats(pipe, at_once)
 
     @cached_property
     def weights_hash(self) -> str:
@@ -126,29 +128,20 @@ class Handlers:
             SISRMError: the pipeline refused the image or a setting, or memory ran out. Interrupted: the watch was cancelled.
         """
         watch = watch or Watch(self.pace)
-        return self._alone(watch, lambda: self._upscale(photo, settings, folder, name, watch, region, states, more))
+        work = partial(self._upscale, photo, settings, folder, name, watch, region, states, more)
+        return self._seated(watch, work)
 
-    def _upscale(self, photo, settings, folder, name, watch, region, states, more) -> Upscaled:
-        watch.begin(photo.size[0] * photo.size[1], settings.steps, 2 if settings.guidance_scale > 1 else 1)
-        watch.enter("segmentation")
-        started = time.perf_counter()
-        reading, known = self.readings.of(photo.image)
-        looked = time.perf_counter() - started
-        watch.require_wanted()
-        watch.enter("image_encoder")
-        steps = Steps(watch, settings.steps, states)
-        output = self.pipe(
-            photo.image,
-            **settings.arguments(),
-            reading=reading,
-            region_mask=region,
-            generator=torch.Generator("cpu").manual_seed(settings.seed),
-            callback_on_step_end=steps,
-            callback_on_tile_end=tiles(watch),
-        )
+    def _upscale(self, photo, settings, folder, name, watch, region, states, more, pipe) -> Upscaled:
+        key = pixels_digest(photo.image)
+        known = self.readings.get(key)
+        request = Request(photo.image, settings, known, region, states)
+        watch.begin(*request.size)
+        done = self.model.at(pipe).answer(request, watch)
+        self.readings.keep(key, done.reading)
+        output = done.output
         watch.enter("writing")
         for part in ("segmentation", "total"):
-            output.timings[part] += looked
+            output.timings[part] += done.looked
         enlarged, class_map = output.images[0], output.class_map[0]
         if settings.output_scale != SCALE:
             size = [settings.output_scale * side for side in photo.size]
@@ -156,7 +149,7 @@ class Handlers:
         report = {
             "settings": settings.as_json(),
             **self._semantics(output, photo, class_map),
-            "segmentation_reused": known,
+            "segmentation_reused": known is not None,
             "region": None if region is None else shares(region),
             "seed": settings.seed,
             "local_control_share": round(float(np.mean(output.mff_mask[0])), 4),
@@ -166,19 +159,19 @@ class Handlers:
             **(more or {}),
         }
         before = photo.image.resize(enlarged.size, Image.Resampling.BICUBIC)
-        done = Upscaled(
+        upscaled = Upscaled(
             result=write_image(with_alpha(enlarged, photo.alpha), folder / name, report),
             before=write_png(with_alpha(before, photo.alpha), folder / "before.png"),
             small=write_png(with_alpha(photo.image, photo.alpha), folder / "small.png"),
             boxes=choose_boxes(photo.image),
             views=write_views(enlarged, class_map, folder, np.asarray(output.mff_mask[0], bool)),
             report=report,
-            states={share: write_png(image, folder / f"state-{share:g}.png") for share, image in steps.states.items()},
+            states={share: write_png(image, folder / f"state-{share:g}.png") for share, image in done.states.items()},
         )
         watch.leave()
-        return done
+        return upscaled
 
-    def segment(self, photo: Photo, top_k: int, folder: Path, watch: Watch | None = None) -> Segmented:
+    def segment(self, photo: Photo, top_k: int, folder: Path, watch: Watch | None = None, **choice: Any) -> Segmented:
         """Find what is in a photo, without enlarging it.
 
         Args:
@@ -186,11 +179,12 @@ class Handlers:
             top_k: most labels.
             folder: an existing folder that gets the overlay.
             watch: can cancel it while it waits for the model.
+            choice: `labels`, `extend_labels` and `muted_labels` of `SISRMPipeline.segment`.
 
         Raises:
             SISRMError: the pipeline refused the image or a setting.
         """
-        output = self._look(photo, watch, top_k=top_k)
+        output = self._look(photo, watch, top_k=top_k, **choice)
         class_map = output.class_map[0]
         report = {"settings": {"top_k": top_k}, **self._semantics(output, photo, class_map)}
         return Segmented(
@@ -208,22 +202,26 @@ class Handlers:
     @property
     def busy(self) -> bool:
         """Whether the model is in use."""
-        return self._busy.locked()
+        return self.seats.taken > 0
 
     def _look(self, photo: Photo, watch: Watch | None, **choice: Any) -> SegmentationOutput:
-        def look() -> SegmentationOutput:
-            return self.pipe.segment(photo.image, reading=self.readings.of(photo.image)[0], **choice)
+        watch = watch or Watch(self.pace)
 
-        return self._alone(watch or Watch(self.pace), look)
+        def look(pipe) -> SegmentationOutput:
+            model, key = self.model.at(pipe), pixels_digest(photo.image)
+            reading = self.readings.get(key)
+            if reading is None:
+                reading = model.answer(Request(photo.image), watch).reading
+                self.readings.keep(key, reading)
+            return model.choose(photo.image, reading, **choice)
 
-    def _alone(self, watch: Watch, work: Callable[[], T]) -> T:
-        """Do work with the model, for nobody else at the time. Where memory runs out all that is not in use is given back first."""
-        while not self._busy.acquire(timeout=0.05):
-            watch.require_wanted()
-        try:
-            watch.require_wanted()
+        return self._seated(watch, look)
+
+    def _seated(self, watch: Watch, work: Callable[[Any], T]) -> T:
+        """Do work with a pipeline that nobody else uses. Where memory runs out all that is not in use is given back first."""
+        with self.seats.take(watch.require_wanted) as pipe:
             try:
-                return work()
+                return work(pipe)
             except (MemoryError, RuntimeError, OutOfMemory) as error:
                 if not isinstance(error, OutOfMemory) and not is_out_of_memory(error):
                     raise
@@ -232,8 +230,6 @@ class Handlers:
             self.readings.clear()
             release_memory()
             raise OutOfMemory(short)
-        finally:
-            self._busy.release()
 
     def _semantics(self, output, photo: Photo, class_map: np.ndarray) -> dict[str, Any]:
         """The part of a report that both jobs share."""

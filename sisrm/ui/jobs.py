@@ -7,6 +7,7 @@ the page or lost the connection, the job is cancelled: the model is free again a
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -34,7 +35,9 @@ class Job(Generic[T]):
         self.watch = watch
         self._result: T | None = None
         self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, args=(work,), name="job", daemon=True)
+        # In the caller's context: whoever works for a visitor (ZeroGPU does) must know for whom.
+        context = contextvars.copy_context()
+        self._thread = threading.Thread(target=context.run, args=(self._run, work), name="job", daemon=True)
         self._thread.start()
 
     def cancel(self) -> None:

@@ -21,6 +21,9 @@ PREVIEW_SIDE = 768
 PARTS = ("segmentation", "image_encoder", "denoising", "decode", "writing")
 """The parts of a job that take time, in their order."""
 
+AWAY = "away"
+"""The part during which the whole job is done in another process, which tells nothing until it is done."""
+
 _MEMORY = 0.5  # how much the latest job counts in a pace
 
 
@@ -29,7 +32,8 @@ class Update:
     """A job as it stands.
 
     Attributes:
-        stage: "waiting" (for the model), "looking" (at what is in the photo), "denoising", "finishing" or "done".
+        stage: "waiting" (for the model), "looking" (at what is in the photo), "denoising", "away" (see AWAY), "finishing" or
+            "done".
         step, steps: denoising steps done, and how many there are.
         tiles_done, tiles: of the part that is being worked on.
         elapsed: seconds since the model was free.
@@ -138,8 +142,17 @@ class Watch:
         with self.changed:
             self._leave()
             self._part, self._part_started = part, self._clock()
-        stages = {"segmentation": "looking", "image_encoder": "looking", "denoising": "denoising"}
+        stages = {"segmentation": "looking", "image_encoder": "looking", "denoising": "denoising", AWAY: AWAY}
         self.tell(stage=stages.get(part, "finishing"), tiles_done=0)
+
+    def came_back(self, seconds: dict[str, float]) -> None:
+        """What was done in another process took so many seconds, by its parts."""
+        with self.changed:
+            if self._work is None:
+                return
+            for part, spent in seconds.items():
+                self.pace.note(part, self._work.units[part], spent)
+            self._work.done.update({part: 1.0 for part in PARTS if part != "writing"})
 
     def leave(self) -> None:
         """The part that was entered last is done."""
@@ -215,4 +228,6 @@ class Watch:
         # A part of one tile tells nothing until it is done: what has gone by of it is not left any more.
         if now in waiting and share == 0:
             left -= min(here, slowness * expected[now])
+        if now == AWAY:
+            left -= here
         return max(0.0, left)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Callable
 
 from PIL import Image
 
@@ -15,22 +14,28 @@ MOST = 4
 
 
 class Readings:
-    """The readings of the last photos, by their pixels; labels, top-k and modules are chosen from one without looking again."""
+    """The readings of the last photos, by their `pixels_digest`; labels, top-k and modules are chosen from one without looking again."""
 
-    def __init__(self, read: Callable[[Image.Image], Reading], most: int = MOST):
-        self._read, self._most = read, most
+    def __init__(self, most: int = MOST):
+        self._most = most
         self._kept: OrderedDict[bytes, Reading] = OrderedDict()
 
-    def of(self, image: Image.Image) -> tuple[Reading, bool]:
-        """-> (the reading of an RGB image, whether it was there already)."""
-        key = hashlib.blake2b(image.tobytes(), digest_size=16, person=b"%d" % image.width).digest()
-        reading = self._kept.pop(key, None)
-        known = reading is not None
-        self._kept[key] = reading = self._read(image) if reading is None else reading
+    def get(self, key: bytes) -> Reading | None:
+        """The reading of a photo, if it is there."""
+        return self._kept.get(key)
+
+    def keep(self, key: bytes, reading: Reading) -> None:
+        """Keep it as the latest."""
+        self._kept.pop(key, None)
+        self._kept[key] = reading
         while len(self._kept) > self._most:
             self._kept.popitem(last=False)
-        return reading, known
 
     def clear(self) -> None:
         """Forget all; their memory is free then."""
         self._kept.clear()
+
+
+def pixels_digest(image: Image.Image) -> bytes:
+    """16 bytes that tell an image's pixels and shape from all others."""
+    return hashlib.blake2b(image.tobytes(), digest_size=16, person=b"%d" % image.width).digest()

@@ -21,6 +21,10 @@ from sisrm.ui.theme import CSS, theme
 MAX_WAITING = 32
 """Most jobs that wait for their turn; whoever asks for one more is told that the queue is full."""
 
+MAX_SESSIONS = 100
+"""Visitors and scripts whose state (the last results) is remembered, the latest ones; of each Gradio keeps a fifth of a megabyte, and by
+default of ten thousand."""
+
 PROJECT = Path(__file__).resolve().parent.parent.parent
 
 
@@ -78,7 +82,7 @@ class App(gr.Blocks):
         settings = {
             "theme": theme(), "css": CSS, "i18n": gr.I18n(**languages), "footer_links": ["api", "settings"],
             "share": False, "show_error": False, "enable_monitoring": False, "run_history": False, "ssr_mode": False,
-            "strict_cors": True, "max_file_size": MAX_UPLOAD_BYTES,
+            "strict_cors": True, "max_file_size": MAX_UPLOAD_BYTES, "state_session_capacity": MAX_SESSIONS,
             "app_kwargs": {"middleware": [Middleware(Guard, mcp=mcp)], "routes": [health]}, "mcp_server": mcp,
             "blocked_paths": blocked_paths(PROJECT, Path(gr.utils.get_upload_folder())),
         }  # fmt: skip

@@ -50,6 +50,8 @@ PARTS: dict[str, dict[str, str]] = {
         "panel_strokes": "What you have painted",
         "panel_changed": "Changed. The picture is still the one from before.",
         "panel_again": "Enlarge again",
+        "panel_prepared": "Changed, for when the photo is enlarged.",
+        "panel_begin": "Enlarge with these",
         "panel_undo": "Undo",
     },
     "zh": {
@@ -99,6 +101,8 @@ PARTS: dict[str, dict[str, str]] = {
         "panel_strokes": "您涂抹的区域",
         "panel_changed": "已更改，当前图像仍是之前的结果。",
         "panel_again": "重新放大",
+        "panel_prepared": "已更改，放大时生效。",
+        "panel_begin": "按此放大",
         "panel_undo": "撤销",
     },
 }

@@ -81,6 +81,7 @@ input[type="range"]:not(.split)::-moz-range-thumb { box-shadow: 0 0 0 1px var(--
 #examples .gallery-item > *, #examples .gallery-item img { width: 100%; height: 100%; max-width: none; object-fit: cover; }
 #start { gap: 8px; } #run { min-height: 48px; font-size: 17px; } #sample { min-height: 48px; }
 #dice { align-self: flex-end; min-height: 42px; }
+#live:has(.progress-text) { min-height: 40px; }
 .card { display: flex; gap: 12px; align-items: center; padding: 8px; border: 1px solid var(--border-color-primary); border-radius: 10px;
   background: var(--block-background-fill); }
 .card img { width: 112px; height: 84px; margin: 0; object-fit: cover; border-radius: 6px; }

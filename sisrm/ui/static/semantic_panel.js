@@ -15,7 +15,7 @@ let shown = null, edits = nothing(), view = 'regions', classes = null, everyRow 
 panel.setAttribute('aria-label', say('title'));
 for (const [selector, key] of Object.entries({
   '.opacity span': 'opacity', '.brush summary': 'brush', '.size span': 'size', '.wipe': 'wipe', '.brush .note': 'brush_note', '.of-prompt': 'prompt',
-  '.of-legend': 'legend', '.of-click': 'click_note', '.add button': 'add', '.again': 'again', '.undo': 'undo', '.changed p': 'changed',
+  '.of-legend': 'legend', '.of-click': 'click_note', '.add button': 'add', '.undo': 'undo',
 })) find(selector).textContent = say(key);
 find('.add input').setAttribute('aria-label', say('search'));
 find('.add input').placeholder = say('search');
@@ -98,6 +98,8 @@ function draw() {
   drawChips();
   drawLegend();
   if (focused >= 0) (element.querySelectorAll('button')[focused] || find('.add input')).focus();
+  find('.again').textContent = say(shown.first ? 'begin' : 'again');
+  find('.changed p').textContent = say(shown.first ? 'prepared' : 'changed');
   find('.changed').hidden = JSON.stringify(edits) === JSON.stringify(shown.used);
   look();
 }
@@ -114,6 +116,8 @@ function look() {
 function show() {
   const value = props.value;
   if (!value) { shown = null; edits = nothing(); draw(); return; }
+  // What was seen when the photo was chosen comes late where a result is there already.
+  if (value.first && shown && !shown.first && shown.source === value.source) { props.value = { ...shown, edits }; return; }
   // Edits made while the run went on stay; those of another photo, or of an earlier result that is looked at again, do not.
   const keep = shown && shown.source === value.source && !value.restored && JSON.stringify(edits) !== JSON.stringify(shown.used);
   if (!keep) edits = { ...value.used };

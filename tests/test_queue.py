@@ -1,0 +1,129 @@
+"""Waiting for the model: a script and a page are told their place and an estimate, and beyond the bound that the app is busy."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+
+import numpy as np
+import pytest
+from browsing import WAIT, needs_chromium, upload
+from conftest import tiny_pipe
+from gradio_client import Client, handle_file
+from PIL import Image
+
+from sisrm.ui.blocks import build_app
+from sisrm.ui.serving import MAX_WAITING
+
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory):
+    """The app around the tiny pipeline, served on a free port."""
+    with pytest.MonkeyPatch.context() as patch, socket.socket() as probe:
+        patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("uploads")))
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+        probe.close()
+        app = build_app(tiny_pipe())
+        app.serve(server_name="127.0.0.1", server_port=port, prevent_thread_lock=True, quiet=True)
+        yield app
+        app.close()
+
+
+@pytest.fixture(scope="module")
+def photo_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("photos") / "photo.png"
+    Image.fromarray(np.random.default_rng(3).integers(0, 255, (40, 48, 3), dtype=np.uint8)).save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def client(app, tmp_path_factory):
+    return Client(app.local_url, verbose=False, download_files=str(tmp_path_factory.mktemp("downloads")))
+
+
+@pytest.fixture
+def held(app, monkeypatch):
+    """Jobs on the model wait until what is given is set."""
+    release, work = threading.Event(), app.handlers.upscale
+
+    def wait(*args, **options):
+        assert release.wait(90)
+        return work(*args, **options)
+
+    monkeypatch.setattr(app.handlers, "upscale", wait)
+    yield release
+    release.set()
+
+
+def eventually(check, seconds: float = 20.0):
+    """The first answer of `check` that counts as true."""
+    deadline = time.monotonic() + seconds
+    while not (answer := check()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return answer
+
+
+def test_a_script_is_told_its_place_and_an_estimate(app, client, photo_file, request):
+    ask = {"image": handle_file(photo_file), "steps": 1, "seed": 1, "api_name": "/upscale"}
+    client.predict(**ask)  # so that the queue knows how long one takes
+    held = request.getfixturevalue("held")
+    jobs = [client.submit(**ask)]
+    eventually(lambda: app.waiting() == 0 and jobs[0].status().code.name == "PROGRESS")
+    for place in range(3):
+        jobs.append(client.submit(**ask))
+        eventually(lambda place=place: app.waiting() == place + 1)
+    eventually(lambda: all(job.status().eta is not None for job in jobs[1:]))
+    states = [job.status() for job in jobs[1:]]
+    assert [state.rank for state in states] == [0, 1, 2] and states[2].queue_size == 3
+    assert min(state.eta for state in states) >= 0
+    assert states[0].eta < states[1].eta < states[2].eta
+    held.set()
+    assert all(job.result(60)[1]["seed"] == 1 for job in jobs)
+
+
+@needs_chromium
+def test_a_page_shows_the_place_in_the_queue_and_that_the_app_is_busy(
+    app, client, browser, photo_file, request, monkeypatch
+):
+    def ask():
+        return client.submit(handle_file(photo_file), steps=1, seed=1, api_name="/upscale")
+
+    page = browser.new_page(locale="en-US")
+    try:
+        page.goto(app.local_url)
+        page.wait_for_selector("#run", timeout=WAIT)
+        upload(page, photo_file)
+        page.locator("#run").click()
+        page.wait_for_function("document.querySelector('#viewer .after img')?.naturalWidth > 0", timeout=WAIT)
+        first = page.locator("#viewer .after img").get_attribute("src")
+        held = request.getfixturevalue("held")
+        jobs = [ask(), ask()]
+        eventually(lambda: app.waiting() == 1)
+        page.locator("#run").click()
+        told = "document.querySelector('#live').innerText.match(/queue: 2\\/2 \\| [\\d.]+\\/[\\d.]+s/)"
+        page.wait_for_function(told, timeout=WAIT)
+        assert page.locator("#live").bounding_box()["height"] >= 30
+        held.set()
+        page.wait_for_function(
+            "before => document.querySelector('#viewer .after img').getAttribute('src') !== before",
+            arg=first,
+            timeout=WAIT,
+        )
+        assert "queue" not in page.locator("#live").inner_text()
+        assert all(job.result(60)[1]["seed"] == 1 for job in jobs)
+        held.clear()
+        jobs = [ask(), ask()]
+        eventually(lambda: app.waiting() == 1)
+        assert app._queue.max_size == MAX_WAITING
+        monkeypatch.setattr(app._queue, "max_size", 1)
+        page.locator("#run").click()
+        page.wait_for_function("document.body.innerText.includes('This application is currently busy')", timeout=WAIT)
+        held.set()
+        assert all(job.result(60)[1]["seed"] == 1 for job in jobs)
+        monkeypatch.undo()
+        page.wait_for_function("!document.querySelector('#run').disabled", timeout=WAIT)
+    finally:
+        page.close()
