@@ -31,9 +31,11 @@ from sisrm.training.sape import SapeStage
 
 
 def attentive(pipe):
-    """A mask encoder whose answers differ between images, as a trained one's do; tiny random ones make no gradient worth comparing."""
-    for parameter in pipe.sape.mask_encoder.parameters():
-        parameter.data.mul_(30)
+    """A segmenter and a mask encoder whose answers differ between images, as trained ones' do; of tiny random ones the gradient is
+    hardly more than rounding, which depends on the processor."""
+    for part in (pipe.sape.mask_encoder, pipe.segmenter.decode_head.classifier):
+        for parameter in part.parameters():
+            parameter.data.mul_(30)
     return pipe
 
 

@@ -35,8 +35,7 @@ def spectrum_l1(a: torch.Tensor, b: torch.Tensor, patch: int = 16, window: int =
     """Mean difference of the logarithms of local power spectra: as much of every frequency as the photo has there.
 
     `energy_l1` sums over the frequencies: a picture may make up for the middle ones that it lacks by a fine hatching that no photo has.
-    Here each has to be right by itself, wherever its waves lie. a, b: (B, 3, H, W) around [0, 1], at least `patch` a
-    side.
+    Here each has to be right by itself, wherever its waves lie. a, b: (B, 3, H, W) around [0, 1], at least `patch` a side.
     """
     return (_log_spectrum(a, patch, window) - _log_spectrum(b, patch, window)).abs().mean()
 
@@ -53,5 +52,5 @@ def _log_spectrum(images: torch.Tensor, patch: int, window: int) -> torch.Tensor
     power = spectra.flatten(3)[..., 1:].permute(0, 3, 1, 2)  # without the mean
     rows, columns = (min(window // stride - 1, side) for side in power.shape[2:])
     power = F.avg_pool2d(power, (rows, columns), stride=((rows + 1) // 2, (columns + 1) // 2))
-    floor = 1e-4  # a grey level's rounding: what is quieter is not seen
+    floor = 1e-3  # noise of 1.4 grey levels: fainter texture is taken back at the end, see `sisrm.coring`
     return (power + floor).log()
