@@ -184,6 +184,10 @@ def test_a_photo_that_cannot_be_used_is_answered_with_the_reason(browser, app_ur
         toast.wait_for(timeout=WAIT)
         assert "dot.png: 8 x 8 pixels are too few" in toast.inner_text()
         assert "An example" in page.locator("#made").inner_text()
+        # The job had begun: all that it held is free again.
+        page.wait_for_selector("#run:enabled", timeout=WAIT)
+        page.wait_for_selector("#cancel", state="hidden", timeout=WAIT)
+        assert page.locator("#sample").is_enabled() and page.locator("#live").inner_text().strip() == ""
 
 
 def test_on_a_phone_in_the_dark_in_chinese(browser, app_url, garden):

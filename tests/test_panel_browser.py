@@ -27,6 +27,12 @@ def enlarge_again(page) -> dict:
     return read_result(page)
 
 
+def enlarge_again_with(page, name: str) -> dict:
+    """The same after putting a label that was taken out back in."""
+    page.locator("#semantics .chip.off .keep", has_text=name).click()
+    return enlarge_again(page)
+
+
 def test_the_overlay_is_looked_at_without_another_run(browser, app_url, garden):
     with visit(browser, app_url) as page:
         upload(page, garden)
@@ -76,6 +82,47 @@ def test_a_chip_is_removed_and_comes_back(browser, app_url, garden):
         struck.click()
         report = enlarge_again(page)
         assert report["settings"]["muted_labels"] == [] and chips(page) == predicted
+
+
+def test_edits_stay_until_they_are_changed(browser, app_url, garden):
+    with visit(browser, app_url) as page:
+        upload(page, garden)
+        run(page)
+        name = chips(page)[0]
+        page.get_by_role("button", name=f"Take {name} out").click()
+        for _ in range(3):
+            run(page)
+            assert read_result(page)["settings"]["muted_labels"] == [name] and name not in chips(page)
+        page.locator("#semantics .chip.off .keep").click()
+        run(page)
+        assert read_result(page)["settings"]["muted_labels"] == [] and name in chips(page)
+
+
+def test_own_labels_are_chips_and_restored_ones_can_be_taken_out(browser, app_url, garden):
+    with visit(browser, f"{app_url}/?labels=boat&extra_labels=sea") as page:
+        upload(page, garden)
+        page.wait_for_function("document.querySelector('#semantics .photo').naturalWidth === 96", timeout=WAIT)
+        assert chips(page) == ["sea", "boat"]
+        page.get_by_role("button", name="Take sea out").click()
+        run(page)
+        settings = read_result(page)["settings"]
+        assert settings["labels"] == ["boat"] and settings["extra_labels"] == [] and chips(page) == ["boat"]
+        page.get_by_role("button", name="Take boat out").click()
+        run(page)
+        report = read_result(page)
+        assert report["settings"]["muted_labels"] == ["boat"] and "boat" not in report["prompt"]
+
+
+def test_the_example_can_be_changed_where_it_is_shown(browser, app_url):
+    with visit(browser, app_url) as page:
+        page.wait_for_selector("#semantics .chip", timeout=WAIT)
+        name = chips(page)[0]
+        page.get_by_role("button", name=f"Take {name} out").click()
+        report = enlarge_again(page)
+        assert report["settings"]["muted_labels"] == [name] and report["segmentation_reused"] is True
+        assert page.locator("#photo img").count() == 0 and name not in chips(page)
+        report = enlarge_again_with(page, name)
+        assert report["settings"]["muted_labels"] == []
 
 
 def test_labels_are_offered_as_soon_as_a_photo_is_chosen(browser, app_url, garden):

@@ -57,6 +57,9 @@ def test_a_mask_that_is_everywhere_hides_nothing():
 def test_edits_belong_to_the_photo_that_they_were_made_on():
     value = panel_value(added=["boat"], muted=["sky"])
     assert edits_of(value, "a") == Edits(("boat",), ("sky",))
+    unchanged = {"source": "a", "used": value["edits"]}
+    assert edits_of(unchanged, "a") == Edits(("boat",), ("sky",))
+    assert edits_of({**unchanged, "edits": Edits().as_json()}, "a") == Edits()
     for nothing in (None, {}, {"source": "a"}, "text", {**value, "source": "b"}):
         assert edits_of(nothing, "a") == Edits()
 

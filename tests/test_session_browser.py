@@ -133,6 +133,14 @@ def test_a_patch_is_tried_where_the_visitor_points(browser, app_url, tmp_path):
                 }""")
             )
         assert seen[1] > seen[0] + 60
+        # What can be downloaded is the patch; a new photo's patch is its middle again.
+        assert read_result(page)["crop"]["left"] > 150
+        Image.new("RGB", (400, 200), "teal").save(tmp_path / "teal.png")
+        upload(page, tmp_path / "teal.png")
+        before = result_source(page)
+        page.locator("#sample").click()
+        wait_for_another(page, before)
+        assert read_result(page)["crop"]["left"] == 136
 
 
 def test_formats_and_the_picture_of_both(browser, app_url, garden):

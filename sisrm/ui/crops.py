@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from sisrm.images import Photo
-from sisrm.ui.handlers import Handlers, Upscaled
+from sisrm.ui.handlers import Handlers, Upscaled, labels_as_json
 from sisrm.ui.progress import Watch
 from sisrm.ui.settings import Limit, Settings
 
@@ -63,7 +63,7 @@ def preview(
     own = settings
     if settings.sape:
         labels = handlers.labels_of(photo, settings, watch)
-        more["labels"] = [asdict(label) for label in labels]
+        more["labels"] = labels_as_json(labels)
         # Where every label is muted there are none to give, and the patch's own are muted too.
         own = replace(settings, labels=tuple(label.name for label in labels), extra_labels=())
     if region is not None:

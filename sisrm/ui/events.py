@@ -14,20 +14,19 @@ import gradio as gr
 from sisrm.errors import Interrupted
 from sisrm.ui import panels
 from sisrm.ui.card import card, note
-from sisrm.ui.controls import PRESETS
+from sisrm.ui.choosing import Choosing
 from sisrm.ui.crops import preview
-from sisrm.ui.endpoints import AS_SENT, errors_for_people, in_line, language_of, result_folder, uploads
+from sisrm.ui.endpoints import AS_SENT, client_is_gone, errors_for_people, in_line, language_of, result_folder, uploads
 from sisrm.ui.finished import FinishedExamples
 from sisrm.ui.handlers import Handlers, Segmented, Upscaled
 from sisrm.ui.html_part import STATIC
 from sisrm.ui.jobs import Job
-from sisrm.ui.links import from_query
 from sisrm.ui.modules import VARIANTS, compare, grid, run_variant, without
 from sisrm.ui.page import Page
 from sisrm.ui.progress import Update, Watch
-from sisrm.ui.results import FORMAT, restore
+from sisrm.ui.results import FORMAT
 from sisrm.ui.semantic_panel import Edits, edits_of, region_of, seen
-from sisrm.ui.settings import CONTROLS, Choice, Settings, presets
+from sisrm.ui.settings import CONTROLS, Settings, presets
 from sisrm.ui.showcase import Showcase
 from sisrm.ui.showing import Showing
 from sisrm.ui.shown import remember, shown
@@ -43,7 +42,8 @@ class Events:
     def __init__(self, handlers: Handlers, page: Page, showcase: Showcase | None, finished: FinishedExamples):
         self.handlers, self.page, self.showcase, self.finished = handlers, page, showcase, finished
         self.showing = Showing(handlers, page, showcase)
-        self._running: dict[str, Job] = {}
+        self.choosing = Choosing(handlers, page)
+        self._running: dict[str, set[Job]] = {}
 
     def connect(self, app: gr.Blocks) -> None:
         """Tie the answers to the components."""
@@ -55,8 +55,7 @@ class Events:
         settings = list(controls.settings.values())
         asked = [page.photo, page.panel, page.carried, controls.randomise, *settings]
         around = [page.made, page.download, page.both, page.link, page.panel, page.details, *page.hidden_at_first]
-        busy = [page.live, page.run, page.cancel]
-        finished = {"fn": self.free, "outputs": [page.run, page.cancel], **quiet, "queue": False}
+        busy = [page.live, page.run, page.sample, page.compare, page.cancel]
         absolute = {"fn": None, "js": _FULL_LINK, "inputs": [page.link], "outputs": [page.link], **quiet}
 
         enlarge = {
@@ -65,17 +64,23 @@ class Events:
             "outputs": [page.comparison, page.session, controls.settings["seed"], page.carried, *busy, *around],
             **quiet,
             **model,
+            "trigger_mode": "always_last",  # another example, chosen while one is enlarged, has its turn
         }
-        starts = [page.run.click, page.panel.submit]
+        jobs = [page.run.click(**enlarge), page.panel.submit(**enlarge | {"fn": self.enlarge_shown})]
         if page.picked is not None:
-            starts.append(page.picked.load_input_event.success)
-        for start in starts:
-            start(**enlarge).then(**finished).then(**absolute)
-        page.sample.click(
-            self.sample, [page.point, *asked], [page.comparison, page.made, *busy, *page.hidden_at_first[:1]],
-            **common, **model,
-        ).then(**finished)  # fmt: skip
-        page.compare.click(self.ablate, asked, [page.variants, *busy], **common, **model).then(**finished)
+            jobs.append(page.picked.load_input_event.success(**enlarge))
+        for job in jobs:
+            job.success(**absolute)
+        jobs += [
+            page.sample.click(
+                self.sample, [controls.format, page.point, *asked],
+                [page.comparison, page.made, page.download, page.both, *busy, *page.hidden_at_first[:1]], **common, **model,
+            ),
+            page.compare.click(self.ablate, asked, [page.variants, *busy], **common, **model),
+        ]  # fmt: skip
+        for job in jobs:  # `then` alone is not run by the page after an error
+            job.success(self.free, None, busy[1:], **quiet, queue=False)
+            job.failure(self.failed, None, busy, **quiet, queue=False)
         page.cancel.click(self.stop, None, None, **quiet, queue=False)
         page.comparison.select(self.showing.look_again, [page.session, controls.format], around, **quiet).then(
             **absolute
@@ -84,18 +89,20 @@ class Events:
             self.showing.as_format, [page.session, page.details, controls.format], [page.download], **quiet
         )
         controls.preset.input(
-            self.preset, [controls.preset], [controls.settings[name] for name in presets(self.handlers.defaults)["vivid"]], **quiet
+            self.choosing.preset, [controls.preset], [controls.settings[name] for name in presets(self.handlers.defaults)["vivid"]], **quiet
         )  # fmt: skip
-        page.photo.select(self.point_at, [page.photo], [page.point, page.live], **quiet)
+        page.photo.select(self.choosing.point_at, [page.photo], [page.point, page.live], **quiet)
+        page.photo.change(self.choosing.another_photo, None, [page.point, page.variants], **quiet, queue=False)
         # Edits belong to a photo. A result that is dropped in gives its settings back.
         gr.on([page.photo.upload, page.photo.clear], fn=None, js="() => null", outputs=[page.panel], **quiet)
-        restored = page.photo.upload(self.settings_of, [page.photo], [*settings, page.carried, page.live], **quiet)
+        restored = page.photo.upload(self.choosing.settings_of, [page.photo], [*settings, page.carried, page.live], **quiet)
         if self.handlers.model.live:  # on ZeroGPU it would take a call out of the visitor's day
             restored.then(
-                self.look, [page.photo, page.carried, *settings], [page.panel, page.live], **{**model, **quiet}
-            )
+                self.look, [page.photo, page.carried, *settings], [page.panel, page.live], **{**model, **quiet},
+                trigger_mode="always_last",
+            )  # fmt: skip
         app.load(None, js=(STATIC / "names.js").read_text(encoding="utf-8"), **quiet)
-        app.load(self.settings_of_link, None, [controls.preset, *settings, page.carried], **quiet)
+        app.load(self.choosing.settings_of_link, None, [controls.preset, *settings, page.carried], **quiet)
         if self.showcase is not None:
             app.load(self.showing.example, None, [page.comparison, *around], **quiet).then(**absolute)
 
@@ -107,7 +114,10 @@ class Events:
             FORMAT.check("format", format)
 
             def work(watch: Watch) -> Upscaled:
-                photo, name = open_upload(image, uploads()), result_name(image, settings.output_scale)
+                photo = open_upload(image, uploads())
+                # Of an example everybody gets the same file, whatever the first one called it.
+                called = self.finished.name_of(photo)
+                name = result_name({"orig_name": called} if called else image, settings.output_scale)
                 if edits.region is None and (known := self.finished.get(photo, settings)) is not None:
                     return known
                 with result_folder() as folder:
@@ -135,6 +145,15 @@ class Events:
                 **beside,
             }
 
+    async def enlarge_shown(self, request: gr.Request, last, format, image, panel, *asked) -> AsyncIterator[dict]:
+        """Enlarge the photo that the panel shows, which is not the chosen one where an earlier result or the example is looked at."""
+        source = panel.get("source") if isinstance(panel, dict) else None
+        if source != source_of(image) and (photo := self.showing.photo_of(last, source)) is not None:
+            image, panel = photo, {**panel, "source": source_of(photo)}
+        async with aclosing(self.enlarge(request, last, format, image, panel, *asked)) as answers:
+            async for answer in answers:
+                yield answer
+
     async def look(self, request: gr.Request, image, carried, *values) -> dict:
         """What is in a photo that was just chosen, so that its labels can be changed before the first run, which does not look again."""
         page, lang = self.page, language_of(request)
@@ -145,25 +164,29 @@ class Events:
                 settings, edits, source = self._asked(image, lang, None, carried, False, *values)
 
                 def work(watch: Watch) -> Segmented:
-                    arguments = settings.arguments()
-                    choice = {name: arguments[name] for name in ("labels", "extend_labels", "muted_labels")}
                     with result_folder() as folder:
                         return self.handlers.segment(
-                            open_upload(image, uploads()), settings.top_k, folder, watch, **choice
+                            open_upload(image, uploads()), folder=folder, watch=watch, **settings.label_arguments()
                         )
 
-                async with aclosing(Job(work, Watch(self.handlers.pace)).aupdates()) as updates:
+                job, gone = Job(work, Watch(self.handlers.pace)), client_is_gone()
+                async with aclosing(job.aupdates()) as updates:
                     async for update in updates:
                         last = update
+                        if gone():
+                            job.cancel()
+        except Interrupted:
+            return {page.panel: gr.skip()}
         except gr.Error as error:  # nobody has asked for anything yet: a line is enough
             return {page.live: note(html.unescape(str(error.message)))}
         return {page.panel: {**seen(last.result.report, last.result.views, source, edits), "first": True}}
 
-    async def sample(self, request: gr.Request, point, image, *asked) -> AsyncIterator[dict]:
+    async def sample(self, request: gr.Request, format, point, image, *asked) -> AsyncIterator[dict]:
         """Enlarge the patch that the visitor pointed at."""
         page, lang = self.page, language_of(request)
         with errors_for_people(lang):
             settings, edits, source = self._asked(image, lang, *asked)
+            FORMAT.check("format", format)
             at = tuple(point) if point else (0.5, 0.5)
 
             def work(watch: Watch) -> Upscaled:
@@ -186,6 +209,7 @@ class Events:
                     "passing": True,
                 },
                 page.made: panels.made(patch.report, lang, "sample_made"),
+                **self.showing.files(patch, format),
                 page.hidden_at_first[0]: gr.update(visible=True),
                 page.live: "",
             }
@@ -217,61 +241,26 @@ class Events:
 
     def stop(self, request: gr.Request) -> None:
         """Cancel the visitor's job; the model is free again after the step or tile that it is at."""
-        job = self._running.get(request.session_hash)
-        if job is not None:
+        for job in list(self._running.get(request.session_hash, ())):
             job.cancel()
 
     def free(self) -> dict:
         """Whatever became of a job, another one can be started."""
-        return {self.page.run: gr.update(interactive=True), self.page.cancel: gr.update(visible=False)}
+        starts = (self.page.run, self.page.sample, self.page.compare)
+        return {**{start: gr.update(interactive=True) for start in starts}, self.page.cancel: gr.update(visible=False)}
 
-    def preset(self, request: gr.Request, name) -> list:
-        """A preset's values."""
-        with errors_for_people(language_of(request)):
-            return list(presets(self.handlers.defaults)[Choice(PRESETS).check("preset", name)].values())
-
-    def point_at(self, event: gr.SelectData, request: gr.Request, image) -> dict:
-        """Where the next sample is taken."""
-        lang = language_of(request)
-        with errors_for_people(lang):
-            width, height = open_upload(image, uploads()).size
-            x, y = (min(1.0, max(0.0, at / side)) for at, side in zip(event.index, (width, height)))
-        return {
-            self.page.point: [x, y],
-            self.page.live: note(text("pointed", lang, x=round(100 * x), y=round(100 * y))),
-        }
-
-    def settings_of(self, request: gr.Request, image) -> dict:
-        """The settings of a result that was dropped in."""
-        path = image.get("path") if isinstance(image, dict) else None
-        if path is None:
-            return {self.page.live: gr.skip()}
-        with errors_for_people(language_of(request)):
-            kept = restore(path, self.handlers.defaults, self.handlers.pipe.config.free_text)
-        if kept is None:
-            return {self.page.live: gr.skip()}
-        return {**self._set(kept), self.page.live: note(text("restored", language_of(request)))}
-
-    def settings_of_link(self, request: gr.Request) -> dict:
-        """The settings of a share link, and the presets in the visitor's language."""
-        lang, preset = language_of(request), self.page.controls.preset
-        named = {preset: gr.update(choices=[(text(name, lang), name) for name in presets(self.handlers.defaults)])}
-        with errors_for_people(lang):
-            query = from_query(request.query_params, self.handlers.defaults, self.handlers.pipe.config.free_text)
-        return named if query is None else {**named, **self._set(query)}
-
-    def _set(self, settings: Settings) -> dict:
-        carried = Edits(settings.extra_labels, settings.muted_labels)
-        return {**self.page.controls.updates(settings), self.page.carried: carried.as_json()}
+    def failed(self) -> dict:
+        """`free` after an error, which the page shows: nothing goes on."""
+        return {**self.free(), self.page.live: ""}
 
     def _asked(self, image, lang: str, panel, carried, randomise, *values) -> tuple[Settings, Edits, str]:
         """The checked settings, the panel's edits, and a name for the photo."""
         if image is None:
             raise gr.Error(text("no_photo", lang), print_exception=False)
-        source = Path(str(image.get("path"))).parent.name if isinstance(image, dict) else ""
+        source = source_of(image)
+        if carried and not (isinstance(panel, dict) and panel.get("source") == source):
+            panel = {"source": source, "edits": carried}
         edits = edits_of(panel, source)
-        if edits == Edits() and carried:
-            edits = edits_of({"source": source, "edits": carried}, source)
         given = dict(zip(self.page.controls.settings, values, strict=True))
         given |= {"extra_labels": list(edits.added), "muted_labels": list(edits.muted)}
         given["seed"] = None if randomise is True else given["seed"]
@@ -280,7 +269,9 @@ class Events:
 
     async def _follow(self, request: gr.Request, work: Callable[[Watch], Any], lang: str) -> AsyncIterator[Update]:
         """The job's updates. Ends without a result where it was cancelled; a page that is left ends it."""
-        job = self._running[request.session_hash] = Job(work, Watch(self.handlers.pace, previews=True))
+        job = Job(work, Watch(self.handlers.pace, previews=True))
+        jobs = self._running.setdefault(request.session_hash, set())
+        jobs.add(job)
         try:
             async with aclosing(job.aupdates()) as updates:
                 async for update in updates:
@@ -288,12 +279,19 @@ class Events:
         except Interrupted:
             yield Update()
         finally:
-            self._running.pop(request.session_hash, None)
+            jobs.discard(job)
+            if not jobs:
+                self._running.pop(request.session_hash, None)
 
     def _busy(self, update: Update, lang: str, more: str = "") -> dict:
         page = self.page
         return {
             page.live: card(update, lang, more),
-            page.run: gr.update(interactive=False),
+            **{start: gr.update(interactive=False) for start in (page.run, page.sample, page.compare)},
             page.cancel: gr.update(visible=True),
         }
+
+
+def source_of(image: object) -> str:
+    """A name for an upload: the folder that Gradio gave it, which is told by its content."""
+    return Path(str(image.get("path"))).parent.name if isinstance(image, dict) else ""

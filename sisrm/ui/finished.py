@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable
@@ -28,10 +29,10 @@ class FinishedExamples:
     """
 
     def __init__(self, photos: Iterable[str | Path], most: int = MOST):
-        self._examples = set()
+        self._examples: dict[bytes, str] = {}
         for path in photos:
             try:
-                self._examples.add(pixels_digest(read_photo(path).image))
+                self._examples[pixels_digest(read_photo(path).image)] = Path(path).name
             except ImageError as error:  # SISRM_MAX_PIXELS may be below an example's
                 logger.warning("an example cannot be used: %s", error)
         self._most = most
@@ -45,13 +46,15 @@ class FinishedExamples:
             done = self._kept.get(key)
             if done is None:
                 return None
-            if not all(path.exists() for path in _files(done)):
+            if not still_there(done):
                 del self._kept[key]
                 return None
             self._kept.move_to_end(key)
-        for path in _files(done):
-            path.touch()  # files are deleted by age, and this visitor looks at them from now on
         return done
+
+    def name_of(self, photo: Photo) -> str | None:
+        """The file name of the example that a photo is; None for any other."""
+        return None if photo.alpha is not None or photo.notices else self._examples.get(pixels_digest(photo.image))
 
     def keep(self, photo: Photo, settings: Settings, done: Upscaled) -> None:
         """Keep a result, if the photo is an example."""
@@ -66,6 +69,16 @@ class FinishedExamples:
     def _key(self, photo: Photo, settings: Settings) -> tuple[bytes, Settings] | None:
         digest = None if photo.alpha is not None or photo.notices else pixels_digest(photo.image)
         return (digest, settings) if digest in self._examples else None
+
+
+def still_there(done: Upscaled) -> bool:
+    """Whether a result's files are all there. Files are deleted by age, and a visitor looks at these from now on, so they count as new."""
+    try:
+        for path in _files(done):
+            os.utime(path)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _files(done: Upscaled) -> list[Path]:

@@ -6,7 +6,7 @@ everything in it is checked here, and every refusal is an `SISRMError` whose mes
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
 from importlib.metadata import version
@@ -195,9 +195,7 @@ class Handlers:
 
     def labels_of(self, photo: Photo, settings: Settings, watch: Watch | None = None) -> list[Label]:
         """The labels of the prompt that `upscale` would use for the whole photo."""
-        chosen = settings.arguments()
-        names = ("top_k", "labels", "extend_labels", "muted_labels")
-        return self._look(photo, watch, **{name: chosen[name] for name in names}).labels[0]
+        return self._look(photo, watch, **settings.label_arguments()).labels[0]
 
     @property
     def busy(self) -> bool:
@@ -234,10 +232,7 @@ class Handlers:
     def _semantics(self, output, photo: Photo, class_map: np.ndarray) -> dict[str, Any]:
         """The part of a report that both jobs share."""
         return {
-            "labels": [
-                {**asdict(label), "score": None if label.score is None else round(label.score, 4)}
-                for label in output.labels[0]
-            ],
+            "labels": labels_as_json(output.labels[0]),
             "prompt": output.prompt[0],
             "regions": [{**asdict(entry), "share": round(entry.share, 4)} for entry in legend(class_map)],
             "input_size": list(photo.size),
@@ -249,6 +244,11 @@ class Handlers:
             "versions": {name: version(name) for name in ("torch", "diffusers", "transformers", "gradio")},
             "weights_hash": self.weights_hash,
         }
+
+
+def labels_as_json(labels: Iterable[Label]) -> list[dict[str, Any]]:
+    """Labels as a report has them."""
+    return [{**asdict(label), "score": None if label.score is None else round(label.score, 4)} for label in labels]
 
 
 def _write_overlay(image: Image.Image, class_map: np.ndarray, folder: Path) -> Path:

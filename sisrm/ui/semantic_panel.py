@@ -77,14 +77,17 @@ def seen(report: Mapping[str, Any], views: Views, source: str, edits: Edits | No
 
 
 def edits_of(value: object, source: str) -> Edits:
-    """The edits in the panel's value as the browser sent it; none where the panel is empty or shows another photo.
+    """The edits in the panel's value as the browser sent it, those of the last run where nothing was changed since; none where the panel is
+    empty or shows another photo.
 
     Raises:
         ParameterError: what was sent is nothing that the panel sends.
     """
-    if not isinstance(value, Mapping) or value.get("source") != source or not isinstance(value.get("edits"), Mapping):
+    if not isinstance(value, Mapping) or value.get("source") != source:
         return Edits()
-    sent = value["edits"]
+    sent = value.get("edits", value.get("used"))
+    if not isinstance(sent, Mapping):
+        return Edits()
     names = [sent.get(key) or [] for key in ("added", "muted")]
     region = sent.get("region")
     for key, given in zip(("extra_labels", "muted_labels"), names):

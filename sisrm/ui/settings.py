@@ -176,6 +176,11 @@ class Settings:
             "muted_labels": list(self.muted_labels) or None,
         }
 
+    def label_arguments(self) -> dict[str, Any]:
+        """Those of `arguments` that say which labels are in the prompt, as `SISRMPipeline.segment` takes them."""
+        arguments = self.arguments()
+        return {name: arguments[name] for name in ("top_k", "labels", "extend_labels", "muted_labels")}
+
     @classmethod
     def of_call(cls, pipe, arguments: Mapping[str, Any], seed: int) -> Settings:
         """The settings that stand for a call of `SISRMPipeline.__call__`, so that its result can be opened in the app; not checked, as a

@@ -16,7 +16,7 @@ import gradio as gr
 
 from sisrm.errors import SISRMError
 from sisrm.images import read_photo
-from sisrm.ui.finished import FinishedExamples
+from sisrm.ui.finished import FinishedExamples, still_there
 from sisrm.ui.handlers import Handlers, Upscaled
 
 logger = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ class Showcase:
     def result(self) -> Upscaled | None:
         """The result; waits where it is being made. None, and a line in the log, where it cannot be made."""
         with self._making:
-            if self._done is None or not self._done.result.exists():
+            if self._done is None or not still_there(self._done):
                 try:
                     settings = self._handlers.defaults
                     name = f"{self.photo.stem}-4x.png"

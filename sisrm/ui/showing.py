@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -41,11 +42,23 @@ class Showing:
 
     def as_format(self, request: gr.Request, last, report, format) -> dict:
         """The latest result in another format."""
-        if not last:
+        path = next((entry.download for entry in reversed(last or []) if entry.report == report), None)
+        if path is None and self.showcase is not None:
+            done = self.showcase.result()
+            path = done.result if done is not None and done.report == report else None
+        if path is None:
             return {self.page.download: gr.skip()}
-        current = next((entry for entry in last if entry.report == report), last[-1])
         with errors_for_people(language_of(request)):
-            return {self.page.download: str(converted(Path(current.download), format))}
+            return {self.page.download: str(converted(Path(path), format))}
+
+    def photo_of(self, last, source: object) -> dict | None:
+        """The photo that a result on this page was made of, as an upload; None where there is no such result."""
+        for entry in reversed(last or []):
+            if entry.panel["source"] == source:
+                return _as_upload(entry.small, entry.download)
+        if self.showcase is not None and source == self.showcase.source and (done := self.showcase.result()) is not None:
+            return _as_upload(done.small, self.showcase.photo)
+        return None
 
     def beside(self, entry: Shown, lang: str, format: str, line: str = "made") -> dict:
         """What is shown around the viewer."""
@@ -53,10 +66,21 @@ class Showing:
         query = to_query(self.handlers.check(entry.report["settings"]), self.handlers.defaults)
         return {
             page.made: panels.made(entry.report, lang, line),
-            page.download: str(converted(Path(entry.download), format)),
-            page.both: str(export(Path(entry.before), Path(entry.download), format="jpeg")),
+            **self.files(entry, format),
             page.link: f"?{query}",
             page.panel: entry.panel,
             page.details: entry.report,
             **{area: gr.update(visible=True) for area in page.hidden_at_first},
         }
+
+    def files(self, entry: Shown, format: str) -> dict:
+        """What the buttons under the viewer give."""
+        return {
+            self.page.download: str(converted(Path(entry.download), format)),
+            self.page.both: str(export(Path(entry.before), Path(entry.download), format="jpeg")),
+        }
+
+
+def _as_upload(path: str | Path, called: str | Path) -> dict:
+    """As Gradio sends a file that was uploaded."""
+    return {"path": str(path), "orig_name": re.sub(r"-\dx$", "", Path(called).stem) + ".png"}

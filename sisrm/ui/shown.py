@@ -21,6 +21,7 @@ class Shown:
     report: Mapping[str, Any]
     download: str
     before: str
+    small: str
 
 
 def shown(done: Upscaled, source: str, lang: str, edits: Edits | None = None, example: bool = False) -> Shown:
@@ -41,6 +42,7 @@ def shown(done: Upscaled, source: str, lang: str, edits: Edits | None = None, ex
         report=done.report,
         download=str(done.result),
         before=str(done.before),
+        small=str(done.small),
     )
 
 

@@ -35,7 +35,9 @@ function choice(holder, keys, label, chosen) {
 
 const isMuted = (name) => edits.muted.includes(name);
 // Labels that the last run was asked to leave out are not in its report, and were predicted all the same.
-const predicted = () => [...shown.labels.filter((label) => label.score !== null).map((label) => label.name), ...shown.used.muted];
+// Labels without a score are a visitor's own: added here, or in the settings in place of the predicted ones.
+const given = () => shown.labels.filter((label) => label.score !== null || !shown.used.added.includes(label.name));
+const predicted = () => [...given().map((label) => label.name), ...shown.used.muted];
 const prompt = () => [...edits.added, ...predicted().filter((name) => !edits.added.includes(name))].filter((name) => !isMuted(name));
 
 function tell() {
@@ -54,7 +56,7 @@ const without = (name) => ({
 
 function drawChips() {
   const rows = [...edits.added.filter((name) => !predicted().includes(name)).map((name) => ({ name, score: null, note: say('yours') })),
-    ...shown.labels.filter((label) => label.score !== null), ...shown.used.muted.map((name) => ({ name, score: 0, note: '' }))];
+    ...given().map((label) => label.score === null ? { ...label, note: say('yours') } : label), ...shown.used.muted.map((name) => ({ name, score: 0, note: '' }))];
   find('.chips').replaceChildren(...rows.map((label) => {
     const chip = make('li', 'chip' + (isMuted(label.name) ? ' off' : '') + (label.score === null ? ' yours' : ''));
     const keep = Object.assign(make('button', 'keep', label.name), { type: 'button' });
