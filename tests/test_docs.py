@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -40,6 +41,18 @@ def test_front_matter_is_what_a_space_needs():
     assert facts["python_version"].startswith("3.12.")
     assert (ROOT / facts["app_file"]).is_file()
     assert len(facts["short_description"]) <= 60
+    # Apache-2.0 alone would promise more than the bundled weights' licence gives.
+    assert facts["license"] == "other" and "non-commercial" in facts["license_name"]
+
+
+def test_the_model_card_says_what_the_weights_are():
+    card = (ROOT / "assets" / "compact" / "README.md").read_text(encoding="utf-8")
+    facts = yaml.safe_load(card.split("---\n")[1])
+    assert facts["library_name"] == "diffusers" and facts["pipeline_tag"] == "image-to-image"
+    assert facts["license"] == "other" and "non-commercial" in facts["license_name"]
+    for component in json.loads((ROOT / "assets" / "compact" / "model_index.json").read_text()):
+        if (ROOT / "assets" / "compact" / component / "config.json").is_file() and component != "mff":
+            assert f"| `{component}` |" in card, component
 
 
 def test_the_limits_are_the_codes():

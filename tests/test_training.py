@@ -31,7 +31,7 @@ from sisrm.training.loop import LoopSettings, train
 from sisrm.training.sape import LabelsStage, SapeStage, cross_entropy
 from sisrm.training.segmenter import SegmenterStage, mix, random_rectangles
 from sisrm.training.teacher_answers import TeacherAnswers
-from sisrm.training.texture import energy_l1, grid_l1, spectrum_l1
+from sisrm.training.texture import energy_l1, grid_l1, soften, spectrum_l1
 
 
 def encoded(image: Image.Image, **options) -> bytes:
@@ -280,6 +280,18 @@ def test_grid_loss_sees_a_pattern_of_the_decoders_stride_and_no_other():
     noise = 0.1 * torch.randn(reference.shape, generator=torch.Generator().manual_seed(1))
     assert grid_l1(reference + noise, reference) < noise.abs().mean() / 8
     assert grid_l1(reference[..., :40, :20], reference[..., :40, :20] + 0.1) < 1e-6  # smaller than a window
+
+
+def test_softened_photos_keep_what_is_coarse():
+    photo = coarse_texture(seed=1)
+    assert soften(photo, 0) is photo
+    stripes = (torch.arange(96) % 2 * 2.0 - 1).expand(1, 3, 96, 96)
+    assert soften(stripes, 0.7)[..., 8:-8].abs().max() < 0.2 * 1.0
+    waves = torch.sin(torch.arange(96) * 2 * torch.pi / 24).expand(1, 3, 96, 96)
+    soft = soften(waves, 0.7)
+    assert torch.allclose(soft[..., 8:-8, 8:-8], waves[..., 8:-8, 8:-8], atol=0.04)
+    assert torch.allclose(soften(waves.transpose(2, 3), 0.7), soft.transpose(2, 3), atol=1e-5)
+    assert torch.allclose(soften(torch.full_like(photo, 0.3), 0.7), torch.full_like(photo, 0.3))
 
 
 def test_spectrum_loss_asks_for_every_frequency_but_not_for_its_place():

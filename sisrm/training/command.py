@@ -95,6 +95,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--head-only", action="store_true", help="labels: refit the label generator alone, E_m stays")
     parser.add_argument("--adversarial", type=float, help="finishing: weight of the discriminator (0: none)")
     parser.add_argument("--features", type=float, help="finishing: weight of the teacher's feature distance")
+    parser.add_argument(
+        "--softness", type=float, metavar="SIGMA", help="finishing: blur of what is aimed at, in pixels; 0: as sharp as the photos"
+    )
     parser.add_argument("--spectrum", type=float, help="finishing: weight of the local power spectra's difference")
     parser.add_argument(
         "--exclude-sources",
@@ -272,4 +275,6 @@ def _build_stage(args: argparse.Namespace, source: Path, photos, recipe: Recipe)
         weight = getattr(args, "features" if name == "feature" else name)
         if weight is not None:
             options[f"{name}_weight"] = weight
+    if args.softness is not None:
+        options["softness"] = args.softness
     return FinishingStage(pipe, teacher, **options | ({"train_unet": False} if args.freeze_unet else {}))

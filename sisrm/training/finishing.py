@@ -30,7 +30,7 @@ from sisrm.training.discriminator import PatchDiscriminator
 from sisrm.training.it2ic import condition_on, draw_timesteps, it2ic_losses
 from sisrm.training.loop import Stage
 from sisrm.training.randomness import random_normal, random_uniform
-from sisrm.training.texture import energy_l1, grid_l1, spectrum_l1
+from sisrm.training.texture import energy_l1, grid_l1, soften, spectrum_l1
 
 SHALLOW_MAPS = 8  # of the teacher's 18: stem and blocks down to an eighth of the size
 
@@ -39,7 +39,8 @@ class FinishingStage(Stage):
     """Args: weights of the losses; 0 switches a loss off. blind_share: share of images decoded without LR features. truth_share: share
     of batches decoded from the true latents. deep_share: share of batches whose teacher features are compared to the last map. warmup:
     batches in which the discriminator learns without a say, and over as many more its weight rises to the full. train_unet: False leaves
-    U-Net and ControlNet as they are, without eq 9, at half the cost."""
+    U-Net and ControlNet as they are, without eq 9, at half the cost. softness: sigma in pixels of the blur of what is aimed at, 0 for none;
+    0.7 gives the training photos the spectrum of RealSR's originals (see `soften`)."""
 
     name = "finishing"
 
@@ -63,6 +64,7 @@ class FinishingStage(Stage):
         truth_share: float = 0.05,
         deep_share: float = 0.5,
         train_unet: bool = True,
+        softness: float = 0.7,
     ):
         super().__init__()
         self.pipe, self.teacher, self.crop, self.dropout, self.warmup = pipe, teacher, crop, dropout, warmup
@@ -77,7 +79,7 @@ class FinishingStage(Stage):
         self.vae = pipe.vae.requires_grad_(True).train()
         self.vae.encoder.requires_grad_(False)
         self.image_encoder = pipe.image_encoder.requires_grad_(True).train()
-        self.train_unet = train_unet
+        self.train_unet, self.softness = train_unet, softness
         self.controlnet, self.unet = (
             pipe.controlnet.requires_grad_(train_unet).train(),
             pipe.unet.requires_grad_(train_unet).train(),
@@ -111,9 +113,9 @@ class FinishingStage(Stage):
             return F.relu(1 + verdict).mean() + F.relu(1 - truth).mean(), {
                 "margin": float((truth - verdict).detach().mean())
             }
-        hr, lr = batch["hr"], batch["lr"]
+        lr = batch["lr"]
         encoding = self.pipe.encode_image(lr)
-        result = self.restore(lr, hr, encoding, generator)
+        result, hr = self.restore(lr, batch["hr"], encoding, generator), soften(batch["hr"], self.softness)
         enlarged = F.interpolate(lr, scale_factor=SCALE, mode="bicubic").clamp(0, 1)
         self._judged = (result.detach(), hr, enlarged)
         pixels, edges = F.l1_loss(result, hr), gradient_l1(result, hr)
@@ -143,7 +145,7 @@ class FinishingStage(Stage):
             loss = loss - self.adversarial_weight * ramp * realness
             figures["realness"] = float(realness.detach())
         if not self.train_unet:
-            estimate = F.l1_loss(encoding.latents, encode_hr(self.pipe, hr))
+            estimate = F.l1_loss(encoding.latents, encode_hr(self.pipe, batch["hr"]))
             loss = loss + self.estimate_weight * estimate
             figures["estimate"] = float(estimate.detach())
         elif self.diffusion_weight or self.estimate_weight:
