@@ -128,12 +128,17 @@ class TiledSteps:
             gathered.add(decoded, clean, weight.to(decoded))
 
         statistics = None
-        if color_fix == "adain" and len(tiles) > 1:
-            statistics = tiles.run(Statistics, gather)
+
+        def start() -> Canvas:
+            # A picture of one tile may turn out not to fit, and is begun again in several.
+            nonlocal statistics
+            if color_fix == "adain" and len(tiles) > 1 and statistics is None:
+                statistics = tiles.run(Statistics, gather)
+            return Canvas(tiles, len(lr_image), size, SCALE, output_type)
 
         def work(canvas: Canvas, tile: Tile) -> None:
             finished = self.finish_image(*decode(tile), color_fix, strengths[0], statistics, strengths[1])
             canvas.put(tile, tiles.narrow(finished, tile, SCALE))
 
-        canvas = tiles.run(lambda: Canvas(tiles, len(lr_image), size, SCALE, output_type), work, report)
+        canvas = tiles.run(start, work, report)
         return canvas.result(lr_image.device)

@@ -201,6 +201,15 @@ def test_before_and_after_in_one_file(done, layout, format):
         export(result.before, result.result, "diagonal")
 
 
+def test_results_beyond_the_limit_of_uploads_are_converted_and_shown(done, monkeypatch):
+    result = done[0] if isinstance(done, tuple) else done
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    for path in result.result.parent.glob(f"{result.result.stem}*"):
+        if path != result.result:
+            path.unlink()
+    assert converted(result.result, "webp").stat().st_size and export(result.before, result.result).stat().st_size
+
+
 def test_wide_pictures_stand_above_each_other_and_large_ones_are_made_smaller(tmp_path):
     for name in ("before", "after"):
         Image.new("RGB", (6000, 400), "navy").save(tmp_path / f"{name}.png")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import struct
 import subprocess
 import textwrap
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,9 @@ from launching import environment, launched
 from PIL import Image
 
 from sisrm import cli
-from sisrm.commands import model
+from sisrm.commands import model, restore
+from sisrm.commands.resume import Requests
+from sisrm.errors import OutOfMemory
 from sisrm.made_with import read_made_with
 
 
@@ -176,3 +180,27 @@ def test_names_that_clash_are_known_in_every_process(upscale, photos, tmp_path, 
     assert upscale(photos, tmp_path / "out", status=2) == ["0.png", "1.png", "2.bmp", "3.png", "4.png"]
     assert upscale(photos, tmp_path / "out", status=2) == []
     assert sorted(os.listdir(tmp_path / "out")) == [f"{index}.png" for index in range(5)]
+
+
+def test_a_result_of_the_largest_photo_is_known_again(tmp_path):
+    """By its header: Pillow takes as many pixels for a decompression bomb."""
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    size = struct.pack(">IIBBBBB", 16384, 16384, 8, 2, 0, 0, 0)
+    text, pixels = b'sisrm\0{"request": "a"}', zlib.compress(bytes(1000))
+    parts = ((b"IHDR", size), (b"tEXt", text), (b"IDAT", pixels), (b"IEND", b""))
+    (tmp_path / "r.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts))
+    assert Requests.answered(tmp_path / "r.png", "a") and not Requests.answered(tmp_path / "r.png", "b")
+    assert read_made_with(tmp_path / "r.png") == {}, "of a visitor's file as little is read as ever"
+
+
+def test_memory_that_runs_out_for_one_photo_does_not_end_the_others(tmp_path, capsys):
+    def work(path):
+        if path.name == "large.png":
+            raise OutOfMemory("there is not enough memory")
+        return f"{path} done"
+
+    assert restore._each([tmp_path / "large.png", tmp_path / "small.png"], [], work) == 1
+    told = capsys.readouterr()
+    assert "small.png done" in told.out and "large.png: there is not enough memory" in told.err

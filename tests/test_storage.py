@@ -6,8 +6,11 @@ import os
 import time
 
 import pytest
+from app_process import free_port
+from conftest import tiny_pipe
 
 from sisrm.errors import ParameterError
+from sisrm.ui.blocks import build_app
 from sisrm.ui.storage import FRESH_SECONDS, KEEP_SECONDS, MAX_MEGABYTES, Storage, max_bytes
 
 
@@ -72,3 +75,31 @@ def test_the_bound_can_be_set(monkeypatch):
         monkeypatch.setenv("SISRM_STORAGE_MB", wrong)
         with pytest.raises(ParameterError, match="SISRM_STORAGE_MB"):
             max_bytes()
+
+
+def test_the_folder_of_a_job_that_runs_stays(put, tmp_path):
+    job = tmp_path / ("e" * 64)
+    job.mkdir()
+    os.utime(job, (time.time() - 120,) * 2)
+    put(110, 100_000)
+    put(109, 100_000)
+    Storage(tmp_path, most=150_000).clean()
+    assert job.exists() and sum(path.is_dir() for path in tmp_path.iterdir()) == 2
+    os.utime(job, (1, 1))
+    Storage(tmp_path, most=150_000).clean()
+    assert not job.exists()
+
+
+def test_the_server_cleans_what_an_earlier_run_left(tmp_path, monkeypatch):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    old = tmp_path / ("a" * 64)
+    old.mkdir()
+    (old / "x").write_bytes(b"1")
+    for path in (old / "x", old):
+        os.utime(path, (1, 1))
+    app = build_app(tiny_pipe())
+    app.serve(server_name="127.0.0.1", server_port=free_port(), prevent_thread_lock=True, quiet=True)
+    try:
+        assert not old.exists()
+    finally:
+        app.close()

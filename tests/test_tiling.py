@@ -298,6 +298,25 @@ def test_a_tile_that_does_not_fit_is_made_smaller_and_said_so(tiny_pipeline, whe
     assert after.notices == [] and after.tiles == 1
 
 
+def test_adain_takes_the_whole_pictures_statistics_where_one_tile_does_not_fit(tiny_pipeline):
+    pipe, image, colours = tiny_pipeline, textured(120, 90), {"color_fix": "adain", "output_type": "np"}
+    dark = np.asarray(image) * np.linspace(0.1, 1, 120)[None, :, None]  # so that the tiles' own statistics differ
+    image = Image.fromarray(dark.astype(np.uint8))
+    expected = pipe(image, generator=seeded(), tile_size=64, **colours).images
+
+    def full(module, inputs):
+        if max(inputs[0].shape[-2:]) > 50:
+            raise FAULTS[1]
+
+    hook = pipe.vae.decoder.layers[0].register_forward_pre_hook(full)
+    output = pipe(image, generator=seeded(), tile_size=256, **colours)
+    hook.remove()
+    assert output.notices == ["smaller_tiles"]
+    assert np.abs(output.images.mean((0, 1, 2)) - expected.mean((0, 1, 2))).max() < 0.01
+    columns = np.abs(output.images - expected).mean((0, 1, 3))
+    assert columns.max() < 0.06, "each part keeps its brightness"
+
+
 def test_where_no_tile_fits_the_error_says_so_and_the_next_job_works(tiny_pipeline, photo):
     hook = tiny_pipeline.unet.register_forward_pre_hook(lambda module, inputs: (_ for _ in ()).throw(FAULTS[0]))
     with pytest.raises(OutOfMemory, match="24 x 20 pixels, even in tiles of 64"):

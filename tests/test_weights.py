@@ -35,8 +35,6 @@ def test_bundled_weights_are_the_published_ones_and_safetensors_only():
     others = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".npz", ".h5", ".msgpack", ".onnx", ".py")
     assert [path.name for path in BUNDLED.rglob("*") if path.suffix in others] == []
     check_weights(BUNDLED)
-    if not (BUNDLED / CHECKSUMS).is_file():
-        pytest.skip("these weights were published before checksums were")
     listed = {line.split("  ")[1] for line in (BUNDLED / CHECKSUMS).read_text().splitlines()}
     assert listed == {path.relative_to(BUNDLED).as_posix() for path in weight_files(BUNDLED)}
 

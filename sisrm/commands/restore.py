@@ -14,7 +14,7 @@ from sisrm.commands import figures, model
 from sisrm.commands.files import Outputs, complain, find_inputs
 from sisrm.commands.resume import KEY, Requests
 from sisrm.conversion import with_alpha
-from sisrm.errors import ImageError
+from sisrm.errors import ImageError, OutOfMemory
 from sisrm.images import NOTICES, Photo, read_photo, write_image, write_png
 
 logger = logging.getLogger(__name__)
@@ -178,6 +178,9 @@ def _each(files: list[Path], problems: list[ImageError], work: Callable[[Path], 
             print(work(path), flush=True)
         except ImageError as error:
             complain(str(error))
+            failures += 1
+        except OutOfMemory as error:
+            complain(f"{path}: {error}")
             failures += 1
     return failures
 

@@ -45,4 +45,4 @@ class Requests:
     @staticmethod
     def answered(target: Path, digest: str) -> bool:
         """Whether a file is there and answers this very request."""
-        return target.is_file() and read_made_with(target).get(KEY) == digest
+        return target.is_file() and read_made_with(target, ours=True).get(KEY) == digest

@@ -7,20 +7,21 @@ import torch.nn.functional as F
 
 
 def soften(images: torch.Tensor, sigma: float) -> torch.Tensor:
-    """A Gaussian blur, (B, C, H, W) to the same; 0 is none.
+    """A Gaussian blur, (B, C, H, W) to the same in float32; 0 is none.
 
     Photos that were made smaller, as training sets have them, are three to five times as strong at the finest frequencies as what a camera
     gives pixel for pixel (RealSR's originals). A network that is asked for all of it where it cannot know it draws hatching.
     """
     if not sigma:
         return images
-    radius = max(1, round(3 * sigma))
+    images, radius = images.float(), max(1, round(3 * sigma))
     places = torch.arange(-radius, radius + 1, device=images.device, dtype=images.dtype)
     kernel = (-0.5 * (places / sigma) ** 2).exp()
     kernel = (kernel / kernel.sum()).expand(images.shape[1], 1, 1, -1)
     channels = images.shape[1]
-    wide = F.conv2d(F.pad(images, (radius, radius, 0, 0), mode="replicate"), kernel, groups=channels)
-    return F.conv2d(F.pad(wide, (0, 0, radius, radius), mode="replicate"), kernel.transpose(2, 3), groups=channels)
+    with torch.autocast(images.device.type, enabled=False):  # in bfloat16 a photo would have 256 levels at most
+        wide = F.conv2d(F.pad(images, (radius, radius, 0, 0), mode="replicate"), kernel, groups=channels)
+        return F.conv2d(F.pad(wide, (0, 0, radius, radius), mode="replicate"), kernel.transpose(2, 3), groups=channels)
 
 
 def energy_l1(a: torch.Tensor, b: torch.Tensor, window: int = 8) -> torch.Tensor:

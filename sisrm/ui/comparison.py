@@ -6,7 +6,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from sisrm.images import read_image, write_image
+from sisrm.conversion import on_white
+from sisrm.images import write_image
+from sisrm.made_with import open_result
 from sisrm.ui.results import FORMAT, named
 from sisrm.ui.settings import Choice
 
@@ -39,10 +41,12 @@ def export(before: Path, after: Path, layout: str = "side_by_side", format: str 
 
 
 def _read(path: Path) -> Image.Image:
-    # No limit of pixels: it is a file of ours, sixteen times as large as what was uploaded.
-    image = read_image(path, max_pixels=2**40)
-    image.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.LANCZOS, reducing_gap=3)
-    return image
+    with open_result(path) as image:
+        image.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.LANCZOS, reducing_gap=3)
+        if image.has_transparency_data:
+            rgba = image.convert("RGBA")
+            return on_white(rgba.convert("RGB"), rgba.getchannel("A"))
+        return image.convert("RGB")
 
 
 def _line(image: Image.Image) -> int:

@@ -5,11 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from PIL import Image
-
 from sisrm.errors import ParameterError
 from sisrm.images import write_image
-from sisrm.made_with import read_made_with
+from sisrm.made_with import open_result, read_made_with
 from sisrm.resize import SCALE
 from sisrm.ui.settings import CONTROLS, Choice, Settings, check_settings
 
@@ -53,10 +51,10 @@ def converted(result: Path, format: str) -> Path:
     target = result.with_name(named(result.stem, FORMAT.check("format", format)))
     if target.exists():
         return target
-    with Image.open(result) as image:
+    with open_result(result) as image:
         require_room(format, image.size, 1)
         image.load()
-    return write_image(image, target, read_made_with(result) or None)
+    return write_image(image, target, read_made_with(result, ours=True) or None)
 
 
 def restore(path: str | os.PathLike, defaults: Settings, free_text: bool = False) -> Settings | None:

@@ -57,6 +57,8 @@ class Storage:
         for changed, size, path in found:
             if now - changed < FRESH_SECONDS or (total <= self.most and now - changed <= self.keep):
                 continue
+            if not size and now - changed <= self.keep:  # of a job that runs
+                continue
             shutil.rmtree(path, ignore_errors=True)
             total -= size
         return total
