@@ -15,7 +15,7 @@ from PIL import Image
 from sisrm import decoding, images
 from sisrm.cli import build_parser
 from sisrm.training.command import STAGES
-from sisrm.ui import guard, serving, settings, storage
+from sisrm.ui import guard, seats, serving, settings, storage
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -68,6 +68,7 @@ def test_the_limits_are_the_codes():
     ranges = [int(end) for limit in (steps, guidance, top_k) for end in (limit.low, limit.high)]
     assert numbers["steps, guidance, top-k, labels in the app"] == [*ranges, top_k.high]
     assert numbers["waiting jobs"] == [serving.MAX_WAITING]
+    assert numbers["jobs on the model at once"][:3] == [1, 1, seats.MOST]
     assert numbers["uploads and results on the server"] == [storage.KEEP_SECONDS // 3600, storage.MAX_MEGABYTES]
 
 

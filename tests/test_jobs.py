@@ -152,6 +152,17 @@ def test_whatever_fails_the_error_is_clear_and_the_next_job_works(handlers, pipe
         works(handlers, photo, tmp_path)
 
 
+def test_a_job_stops_between_the_tiles_of_one_step(handlers, slow, tmp_path):
+    wide = Image.linear_gradient("L").resize((320, 48)).convert("RGB")  # 9 tiles
+    settings = handlers.check({"steps": 1, "guidance_scale": 1.0, "seed": 0, "tile_size": 64})
+    watch = Watch(handlers.pace)
+    job = Job(lambda own: handlers.upscale(Photo(wide), settings, tmp_path, watch=own), watch)
+    next(update for update in job.updates() if update.stage == "denoising" and update.tiles_done >= 2)
+    job.cancel()
+    done = len(slow)
+    assert job.wait(10) and len(slow) <= done + 2 < 9 and not handlers.busy
+
+
 def test_memory_of_a_failed_job_is_given_back(handlers, pipe, photo, tmp_path):
     import gc
     import weakref
