@@ -582,8 +582,8 @@ class SISRMPipeline(TiledSteps, DiffusionPipeline):
     ) -> torch.Tensor:
         """Decoded (B, 3, 4h, 4w) -> the picture, in [0, 1]: low frequencies ("wavelet", `color_fix_levels` of them) or statistics
         ("adain") of `clean_lr`, the LR image without its noise; faint texture that `lr_image` (B, 3, h, w) lacks taken back; and what is
-        left of the difference to `clean_lr` times `detail_strength`. `statistics`: of the whole picture, where this is a part of it."""
-        reference = enlarge(clean_lr) if color_fix != "none" or detail_strength != 1 else None
+        left of the difference to `lr_image` times `detail_strength`. `statistics`: of the whole picture, where this is a part of it."""
+        reference = enlarge(clean_lr) if color_fix != "none" else None
         if color_fix == "adain":
             result = adain_fix(result, reference, strength, statistics)
         elif color_fix == "wavelet":
@@ -591,5 +591,6 @@ class SISRMPipeline(TiledSteps, DiffusionPipeline):
         if self.config.coring:
             result = core_detail(result, enlarge(lr_image), self.config.coring)
         if detail_strength != 1:
-            result = torch.lerp(reference, result, float(detail_strength))
+            # Not from `clean_lr`, of which training sees the low frequencies alone.
+            result = torch.lerp(enlarge(lr_image), result, float(detail_strength))
         return result.clamp(0, 1)
