@@ -582,8 +582,9 @@ class SISRMPipeline(TiledSteps, DiffusionPipeline):
     ) -> torch.Tensor:
         """Decoded (B, 3, 4h, 4w) -> the picture, in [0, 1]: low frequencies ("wavelet", `color_fix_levels` of them) or statistics
         ("adain") of `clean_lr`, the LR image without its noise; faint texture that `lr_image` (B, 3, h, w) lacks taken back; and what is
-        left of the difference to `lr_image` times `detail_strength`. `statistics`: of the whole picture, where this is a part of it."""
-        reference = enlarge(clean_lr) if color_fix != "none" else None
+        left of the difference to `lr_image`, in those low frequencies, times `detail_strength`. `statistics`: of the whole picture, where
+        this is a part of it."""
+        reference = enlarge(clean_lr) if color_fix != "none" or detail_strength != 1 else None
         if color_fix == "adain":
             result = adain_fix(result, reference, strength, statistics)
         elif color_fix == "wavelet":
@@ -591,6 +592,7 @@ class SISRMPipeline(TiledSteps, DiffusionPipeline):
         if self.config.coring:
             result = core_detail(result, enlarge(lr_image), self.config.coring)
         if detail_strength != 1:
-            # Not from `clean_lr`, of which training sees the low frequencies alone.
-            result = torch.lerp(enlarge(lr_image), result, float(detail_strength))
+            # Of `clean_lr` training sees the low frequencies alone.
+            plain = wavelet_fix(enlarge(lr_image), reference, levels=self.config.color_fix_levels)
+            result = torch.lerp(plain, result, float(detail_strength))
         return result.clamp(0, 1)
