@@ -47,10 +47,15 @@ def wavelet_fix(
         raise ParameterError("levels", levels, "an integer of at least 1")
     if strength == 0:
         return result
-    low = reference.float() - result.float()
-    for level in range(levels):
-        low = _smooth(low, dilation=2**level)
+    low = low_frequencies(reference.float() - result.float(), levels)
     return (result.float() + strength * low).clamp(0, 1).to(result.dtype)
+
+
+def low_frequencies(image: torch.Tensor, levels: int) -> torch.Tensor:
+    """What is left of (B, C, H, W) after `levels` passes of the a-trous wavelet transform; 0 levels leave all of it."""
+    for level in range(levels):
+        image = _smooth(image, dilation=2**level)
+    return image
 
 
 @dataclass

@@ -13,12 +13,14 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import nn
 
+from sisrm.color import low_frequencies
+
 
 @dataclass
 class ImageEncoding:
     """features: (B, width, h, w) at LR size; latents: (B, latent_channels, h / 2, w / 2), estimate of the HR latents, not scaled;
     condition: (B, latent_channels + condition_channels, h / 2, w / 2), what the ControlNet's conditioning embedding reads;
-    lr_image: (B, 3, h, w) around [0, 1], the LR image without its noise: low frequencies of the result come from it."""
+    lr_image: (B, 3, h, w) around [0, 1], the LR image without its noise, in its own colours: low frequencies of the result come from it."""
 
     features: torch.Tensor
     latents: torch.Tensor
@@ -49,6 +51,7 @@ class ImageEncoder(ModelMixin, ConfigMixin):
         width: channels at LR resolution. depth: residual blocks there.
         latent_width, latent_depth: the same at latent resolution (half of LR: x4 enlarging, 8x smaller latents).
         condition_channels: free channels handed to the ControlNet beside the latent estimate.
+        color_levels: levels of the a-trous wavelet transform beyond which frequencies of the LR image are its colours, and stay; 0: none.
     """
 
     @register_to_config
@@ -60,6 +63,7 @@ class ImageEncoder(ModelMixin, ConfigMixin):
         latent_width: int = 128,
         latent_depth: int = 4,
         condition_channels: int = 16,
+        color_levels: int = 2,
     ):
         super().__init__()
         self.conv_in = nn.Conv2d(3, width, 3, padding=1)
@@ -79,4 +83,12 @@ class ImageEncoder(ModelMixin, ConfigMixin):
         hidden = self.latent_blocks(self.down(features))
         latents = self.to_latents(hidden)
         condition = torch.cat([latents, self.to_condition(hidden)], dim=1)
-        return ImageEncoding(features, latents, condition, lr_image + self.to_lr_image(features))
+        return ImageEncoding(features, latents, condition, lr_image + self.denoise(features))
+
+    def denoise(self, features: torch.Tensor) -> torch.Tensor:
+        """What is added to the LR image, (B, 3, h, w): its noise's opposite, without the frequencies that are colours."""
+        change = self.to_lr_image(features)
+        if not self.config.color_levels:
+            return change
+        # Trained on the picture alone it learns to shift saturated colours, which few training photos have.
+        return change - low_frequencies(change, self.config.color_levels)

@@ -46,6 +46,14 @@ def test_result_is_sharper_than_bicubic_and_keeps_the_photo(compact_pipeline, de
     assert np.abs(small - np.asarray(image, float)).mean() < 6
 
 
+@pytest.mark.parametrize("photo", ["coffee", "cat", "astronaut"])
+def test_colours_are_those_of_the_photo(compact_pipeline, photo):
+    image = Image.open(ROOT / "examples" / f"{photo}.png").convert("RGB").resize((64, 64), Image.Resampling.BICUBIC)
+    result = compact_pipeline(image, generator=torch.Generator().manual_seed(0)).images[0]
+    means = [np.asarray(picture, dtype=float).mean((0, 1)) for picture in (image, result)]
+    assert np.abs(means[0] - means[1]).max() < 1.5  # grey levels; saturated reds and greens drift first
+
+
 @pytest.mark.parametrize(
     "change",
     [{"num_inference_steps": 4}, {"guidance_scale": 4.0}, {"top_k": 1}, {"use_mff": False}, {"seed": 1}, {"labels": ["sea"]},

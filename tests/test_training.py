@@ -280,6 +280,16 @@ def test_grid_loss_sees_a_pattern_of_the_decoders_stride_and_no_other():
     noise = 0.1 * torch.randn(reference.shape, generator=torch.Generator().manual_seed(1))
     assert grid_l1(reference + noise, reference) < noise.abs().mean() / 8
     assert grid_l1(reference[..., :40, :20], reference[..., :40, :20] + 0.1) < 1e-6  # smaller than a window
+def test_grid_loss_hears_a_faint_grid_on_a_flat_area_beside_texture():
+    generator = torch.Generator().manual_seed(0)
+    reference = torch.full((1, 3, 96, 96), 0.5)
+    reference[..., 48:] = torch.rand(1, 3, 96, 48, generator=generator)
+    errors, grid = torch.zeros_like(reference), torch.zeros_like(reference)
+    errors[..., 48:] = 0.1 * torch.randn(1, 3, 96, 48, generator=generator)
+    grid[..., ::8, ::8] = 0.02
+    strength = float((grid[0, 0, :8, :8] - grid.mean()).abs().mean())
+    assert grid_l1(reference + grid, reference) == pytest.approx(strength, rel=0.01)
+    assert grid_l1(reference + errors, reference) < strength < grid_l1(reference + errors + grid, reference)
 
 
 def test_softened_photos_keep_what_is_coarse():

@@ -52,7 +52,7 @@ class FinishingStage(Stage):
         pixel_weight: float = 1.0,
         gradient_weight: float = 0.5,
         energy_weight: float = 0.5,
-        grid_weight: float = 10.0,
+        grid_weight: float = 30.0,
         spectrum_weight: float = 0.2,
         diffusion_weight: float = 0.1,
         estimate_weight: float = 0.1,

@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+FLAT = 4 / 255
+"""Mean gradient, both directions together, at which an area counts half as a flat one."""
+
 
 def soften(images: torch.Tensor, sigma: float) -> torch.Tensor:
     """A Gaussian blur, (B, C, H, W) to the same in float32; 0 is none.
@@ -38,15 +41,24 @@ def energy_l1(a: torch.Tensor, b: torch.Tensor, window: int = 8) -> torch.Tensor
 def grid_l1(a: torch.Tensor, b: torch.Tensor, period: int = 8, window: int = 96) -> torch.Tensor:
     """What of the difference repeats with the decoder's stride: the mean error of each of period x period pixel positions in a window.
 
-    Sub-pixel convolutions draw such a grid, too faint for L1 to mind and plain to the eye on flat areas. a, b: (B, C, H, W).
+    Sub-pixel convolutions draw such a grid, too faint for L1 to mind and plain to the eye on flat areas. There it is looked for: where b
+    has texture the errors are much larger than the grid, and their mean says nothing of it. a, b: (B, C, H, W).
     """
     window = min(window, *(side // period * period for side in a.shape[-2:]))
     height, width = (side // window * window for side in a.shape[-2:])
-    blocks = (a - b)[..., :height, :width].unflatten(3, (width // window, window // period, period))
-    blocks = blocks.unflatten(2, (height // window, window // period, period)).mean(
-        dim=(3, 6)
-    )  # B, C, rows, p, columns, p
-    return (blocks - blocks.mean(dim=(3, 5), keepdim=True)).abs().mean()
+    a, b = a.float()[..., :height, :width], b.float()[..., :height, :width]
+    steps = sum(F.avg_pool2d(F.pad(b, pad).diff(dim=axis).abs(), period) for axis, pad in ((2, (0, 0, 0, 1)), (3, (0, 1))))
+    flat = 1 / (1 + steps.mean(dim=1, keepdim=True) / FLAT)  # B, 1, rows, columns of periods
+
+    def blocks(image: torch.Tensor, side: int) -> torch.Tensor:  # B, C, rows, within, side, columns, within, side
+        parts = image.unflatten(3, (width // window, window // period, side))
+        return parts.unflatten(2, (height // window, window // period, side))
+
+    weight = blocks(flat, 1)
+    total = weight.sum(dim=(3, 6), keepdim=True)
+    means = (blocks(a - b, period) * weight / total).sum(dim=(3, 6))  # B, C, rows, period, columns, period
+    strength = (means - means.mean(dim=(3, 5), keepdim=True)).abs()
+    return (strength * weight.mean(dim=(3, 6))).sum() / (weight.mean(dim=(3, 6)).expand_as(strength).sum())
 
 
 def spectrum_l1(a: torch.Tensor, b: torch.Tensor, patch: int = 16, window: int = 64) -> torch.Tensor:
