@@ -125,5 +125,36 @@ def test_a_page_shows_the_place_in_the_queue_and_that_the_app_is_busy(
         assert all(job.result(60)[1]["seed"] == 1 for job in jobs)
         monkeypatch.undo()
         page.wait_for_function("!document.querySelector('#run').disabled", timeout=WAIT)
+        page.wait_for_selector("#cancel", state="hidden", timeout=WAIT)
+    finally:
+        page.close()
+
+
+@needs_chromium
+def test_a_page_that_waits_can_give_up_its_place(app, client, browser, photo_file, held):
+    page = browser.new_page(locale="en-US")
+    try:
+        page.goto(app.local_url)
+        page.wait_for_selector("#run", timeout=WAIT)
+        first = page.locator("#viewer .after img").get_attribute("src", timeout=WAIT)
+        upload(page, photo_file)
+        job = client.submit(handle_file(photo_file), steps=1, seed=1, api_name="/upscale")
+        eventually(lambda: app.waiting() == 0 and job.status().code.name == "PROGRESS")
+        page.locator("#run").click()
+        eventually(lambda: app.waiting() == 1)
+        page.locator("#cancel").click(timeout=WAIT)
+        eventually(lambda: app.waiting() == 0)
+        page.wait_for_function("document.querySelector('#live').innerText.includes('Cancelled')", timeout=WAIT)
+        page.wait_for_selector("#cancel", state="hidden", timeout=WAIT)
+        held.set()
+        assert job.result(60)[1]["seed"] == 1
+        assert page.locator("#viewer .after img").get_attribute("src") == first
+        page.locator("#run").click()  # and may ask again
+        page.wait_for_function(
+            "before => document.querySelector('#viewer .after img').getAttribute('src') !== before",
+            arg=first,
+            timeout=WAIT,
+        )
+        page.wait_for_selector("#cancel", state="hidden", timeout=WAIT)
     finally:
         page.close()

@@ -6,7 +6,6 @@ import asyncio
 import html
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -31,8 +30,9 @@ from sisrm.ui.showcase import Showcase
 from sisrm.ui.showing import Showing
 from sisrm.ui.shown import remember, shown
 from sisrm.ui.texts import text
-from sisrm.ui.uploads import open_upload, result_name
+from sisrm.ui.uploads import open_upload, result_name, source_of
 
+_SHOW = "() => ({__type__: 'update', visible: true})"
 _FULL_LINK = "(link) => link && link.startsWith('?') ? location.origin + location.pathname + link : link"
 
 
@@ -66,6 +66,11 @@ class Events:
             **model,
             "trigger_mode": "always_last",  # another example, chosen while one is enlarged, has its turn
         }
+        starts = [page.run.click, page.panel.submit, page.sample.click, page.compare.click]
+        if page.picked is not None:
+            starts.append(page.picked.load_input_event.success)
+        for start in starts:  # who waits in the queue may give up too
+            start(None, js=_SHOW, outputs=[page.cancel], **quiet)
         jobs = [page.run.click(**enlarge), page.panel.submit(**enlarge | {"fn": self.enlarge_shown})]
         if page.picked is not None:
             jobs.append(page.picked.load_input_event.success(**enlarge))
@@ -81,7 +86,7 @@ class Events:
         for job in jobs:  # `then` alone is not run by the page after an error
             job.success(self.free, None, busy[1:], **quiet, queue=False)
             job.failure(self.failed, None, busy, **quiet, queue=False)
-        page.cancel.click(self.stop, None, None, **quiet, queue=False)
+        page.cancel.click(self.stop, None, busy, cancels=jobs, **quiet, queue=False)
         page.comparison.select(self.showing.look_again, [page.session, controls.format], around, **quiet).then(
             **absolute
         )
@@ -239,10 +244,11 @@ class Events:
                 yield {page.variants: await asyncio.to_thread(grid, columns, lang)}
             yield {page.live: ""}
 
-    def stop(self, request: gr.Request) -> None:
-        """Cancel the visitor's job; the model is free again after the step or tile that it is at."""
+    def stop(self, request: gr.Request) -> dict:
+        """Cancel the visitor's job; the model is free again after the step or tile that it is at. One that waits leaves the queue."""
         for job in list(self._running.get(request.session_hash, ())):
             job.cancel()
+        return {**self.free(), self.page.live: note(text("cancelled", language_of(request)))}
 
     def free(self) -> dict:
         """Whatever became of a job, another one can be started."""
@@ -290,8 +296,3 @@ class Events:
             **{start: gr.update(interactive=False) for start in (page.run, page.sample, page.compare)},
             page.cancel: gr.update(visible=True),
         }
-
-
-def source_of(image: object) -> str:
-    """A name for an upload: the folder that Gradio gave it, which is told by its content."""
-    return Path(str(image.get("path"))).parent.name if isinstance(image, dict) else ""
