@@ -3,10 +3,11 @@
 # make soak   300 jobs on one running app; memory and disk must stay flat
 #
 # Both make .venv and install into it first; a second run starts at once. PYTHON chooses the interpreter (3.10 or newer),
-# PORT the app's port.
+# PORT the app's port, WORKERS how many processes share the tests (each needs about 1.5 GB).
 
 PYTHON ?= python3
 PORT ?= 7860
+WORKERS ?= 2
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 
@@ -20,7 +21,7 @@ run: $(VENV)/installed
 test: export OMP_NUM_THREADS = 1
 test: $(VENV)/installed-for-tests
 	$(VENV)/bin/ruff check .
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest --numprocesses $(WORKERS) --dist loadfile
 
 soak: export OMP_NUM_THREADS = 1
 soak: $(VENV)/installed-for-tests
