@@ -119,6 +119,26 @@ def test_default_settings_are_the_ones_measured(tiny_pipeline):
     assert plain["gflops"] == given["gflops"]
 
 
+def test_the_bundled_model_stays_within_its_bars(compact_pipeline):
+    """At default settings; the smallest diffusion peer, Edge-SD-SR, takes 142 GFLOPs and 169 M parameters."""
+    image = complexity.probe_image(128)
+    counted, uncounted = complexity.count(compact_pipeline, lambda: compact_pipeline(image))
+    assert uncounted == []
+    assert 60 < sum(part["gflops"] for part in counted.values()) <= 120
+    assert 10e6 < sum(part["parameters"] for part in counted.values()) <= 20e6
+
+
+@pytest.mark.parametrize("scale, branches", [(1.0, 1), (1.5, 2)])
+def test_guidance_costs_a_branch_and_off_it_costs_nothing(tiny_pipeline, photo, scale, branches):
+    batches = {"text": [], "ControlNet": [], "U-Net": []}
+    for name, module in (("ControlNet", tiny_pipeline.controlnet), ("U-Net", tiny_pipeline.unet)):
+        module.register_forward_pre_hook(lambda module, inputs, name=name: batches[name].append(len(inputs[0])))
+    encode = tiny_pipeline.encode_prompt
+    tiny_pipeline.encode_prompt = lambda prompt: batches["text"].append(len(prompt)) or encode(prompt)
+    tiny_pipeline(photo, num_inference_steps=2, guidance_scale=scale)
+    assert batches == {"text": [1] * branches, "ControlNet": [branches] * 2, "U-Net": [branches] * 2}
+
+
 def test_table_puts_the_paper_beside_it(tiny_pipeline):
     report = complexity.measure(tiny_pipeline, 16, repeats=1)
     text = complexity.table({"tiny": report, "other": report | {"size": 128}})
