@@ -47,7 +47,8 @@ def test_the_same_figures_are_written_everywhere(folder, tmp_path):
     expected_rows = [(image, method) for image in ("p0", "p1") for method in ("bicubic", "peer")]
     assert [(row["image"], row["method"]) for row in rows] == expected_rows
     for method, values in summary["methods"].items():
-        assert list(values) == [name for name in report.METRICS if name not in NAMES] == list(summary["definitions"])
+        expected = [name for name in report.METRICS if name not in (*NAMES, "seconds")]
+        assert list(values) == expected == list(summary["definitions"])
         for name, mean in values.items():
             figures = [float(row[name]) for row in rows if row["method"] == method]
             assert mean == pytest.approx(sum(figures) / 2, abs=1e-9)
@@ -91,6 +92,23 @@ def test_the_order_of_methods_changes_no_figure(folder, tmp_path, tiny_pipeline)
     assert settings["ours"] | {"num_inference_steps": 1} == settings["one step"]
     assert (settings["ours"]["seed"], settings["ours"]["top_k"], settings["ours"]["guidance_scale"]) == (5, 2, 1.5)
     assert list(table_methods(tiny_pipeline, variants=variants, ours=False)) == ["bicubic", *variants]
+
+
+def test_steps_are_set_against_quality_and_time(folder, tmp_path, tiny_pipeline):
+    calls = []
+    hook = tiny_pipeline.unet.register_forward_pre_hook(lambda module, inputs: calls.append(len(inputs[0])))
+    variants = {f"{steps} steps": {"num_inference_steps": steps} for steps in (1, 16)}
+    methods = table_methods(tiny_pipeline, peers={"peer": folder / "peer"}, variants=variants, ours=False)
+    timed = evaluate(PairFolder(folder), tmp_path / "out", methods, timed=True)
+    hook.remove()
+    assert len(calls) == 3 * 17, "both pictures, and the first once more to warm up"
+    seconds = {name: values["seconds"] for name, values in timed["methods"].items()}
+    assert seconds["peer"] is None and 0 < seconds["bicubic"] < seconds["1 steps"] < seconds["16 steps"]
+    assert "| seconds ↓ |" in (tmp_path / "out" / "table.md").read_text()
+    again = evaluate(PairFolder(folder), tmp_path / "out", methods, timed=True)
+    assert again["methods"] == timed["methods"], "a finished row keeps its time"
+    plain = evaluate(PairFolder(folder), tmp_path / "out", methods)["methods"]
+    assert plain == {name: {k: v for k, v in row.items() if k != "seconds"} for name, row in timed["methods"].items()}
 
 
 def test_results_that_do_not_fit_and_names_that_are_taken_are_refused(folder, tmp_path, tiny_pipeline):

@@ -98,6 +98,7 @@ def add_metric_arguments(parser: argparse.ArgumentParser) -> None:
     measures.add_argument(
         "--teacher", metavar="PATH", help="a folder with teacher.safetensors: adds feature distance and class agreement"
     )
+    measures.add_argument("--time", action="store_true", help="add the seconds that each picture takes on this machine")
     measures.add_argument("--save-images", action="store_true", help="also write the results into the output folder")
 
 
@@ -177,6 +178,7 @@ def measure_table(
             teacher=teacher,
             perceptual=perceptual,
             save_images=options.save_images,
+            timed=options.time,
             share=share,
         )
         if share.is_main:
@@ -225,7 +227,7 @@ def _metrics(text: str | None) -> list[str]:
 
     if text is None:
         return list(NAMES)
-    accepted = [name for name in METRICS if not name.startswith("teacher_")]
+    accepted = [name for name in METRICS if not name.startswith("teacher_") and name != "seconds"]
     given = [part.strip() for part in text.split(",") if part.strip()]
     for name in given:
         if name not in accepted:

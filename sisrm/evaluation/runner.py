@@ -8,9 +8,12 @@ figure.
 from __future__ import annotations
 
 import logging
+import math
+import time
 from pathlib import Path
 
 import torch
+from PIL import Image
 from tqdm import tqdm
 
 from sisrm.errors import SISRMError
@@ -19,7 +22,7 @@ from sisrm.evaluation.cache import RowCache
 from sisrm.evaluation.identity import files_digest, module_digest, settings_digest, versions
 from sisrm.evaluation.judge import Judge
 from sisrm.evaluation.methods import Method
-from sisrm.evaluation.pairs import PairFolder
+from sisrm.evaluation.pairs import Pair, PairFolder
 from sisrm.evaluation.parallel import Share
 from sisrm.evaluation.perceptual import LIBRARIES, PerceptualMetrics
 from sisrm.evaluation.teacher import Teacher
@@ -36,6 +39,7 @@ def evaluate(
     teacher: Teacher | None = None,
     perceptual: PerceptualMetrics | None = None,
     save_images: bool = False,
+    timed: bool = False,
     share: Share | None = None,
 ) -> dict:
     """Run every method over every pair and write per_image.csv, summary.json and table.md.
@@ -50,6 +54,7 @@ def evaluate(
         teacher: adds the two teacher metrics; None leaves them out.
         perceptual: adds pyiqa's metrics; None leaves them out.
         save_images: also write the results that are computed here below `output`, in a folder for each method.
+        timed: adds the time of a picture; a finished row has that of the run which computed it.
         share: this process's part of the images; None for all. The main process writes the three files.
 
     Returns:
@@ -72,16 +77,18 @@ def evaluate(
         "versions": used_versions,
         # bfloat16 on a CPU adds up in another order with other threads, which shows in the fifth digit.
         "cpu_threads": torch.get_num_threads(),
+        **({"timed": True} if timed else {}),
     }
     caches = {
         name: RowCache(output / "cache", {"settings": method.settings, **method.identity, **measured})
         for name, method in methods.items()
     }
     rows = []
+    stopwatch = _Stopwatch() if timed else None
     mine = share.mine(range(len(pairs)))
     logger.info("process %d of %d has %d of %d images", share.index, share.count, len(mine), len(pairs))
     for index in tqdm(mine, unit="image", disable=None if share.is_main else True):
-        work = _Image(pairs, pairs.names[index], teacher, perceptual)
+        work = _Image(pairs, pairs.names[index], teacher, perceptual, stopwatch)
         for name, method in methods.items():
             saved = output / name / f"{work.name}.png" if save_images and method.computed else None
             rows.append((index, {"image": work.name, "method": name, **work.row(method, caches[name], saved)}))
@@ -106,8 +113,16 @@ def evaluate(
 class _Image:
     """One image of an evaluation. Its pair is read, and its reference's features computed, only when a row needs it."""
 
-    def __init__(self, pairs: PairFolder, name: str, teacher: Teacher | None, perceptual: PerceptualMetrics | None):
+    def __init__(
+        self,
+        pairs: PairFolder,
+        name: str,
+        teacher: Teacher | None,
+        perceptual: PerceptualMetrics | None,
+        stopwatch: _Stopwatch | None,
+    ):
         self.pairs, self.name, self.teacher, self.perceptual = pairs, name, teacher, perceptual
+        self.stopwatch = stopwatch
         self.inputs = files_digest(pairs.sources(name))
         self._pair = self._judge = None
 
@@ -125,10 +140,32 @@ class _Image:
         if self._pair is None:
             self._pair = self.pairs.pair(self.name)
             self._judge = Judge(self._pair.reference, self.teacher, self.perceptual)
-        result = method(self._pair)
+        seconds = None
+        if self.stopwatch is None:
+            result = method(self._pair)
+        else:
+            result, seconds = self.stopwatch(method, self._pair)
         if saved is not None:
             saved.parent.mkdir(parents=True, exist_ok=True)
             result.save(saved)
         values = self._judge(result)
+        if seconds is not None:
+            values["seconds"] = seconds
         cache.write(self.name, inputs, values)
         return values
+
+
+class _Stopwatch:
+    """Computes results and times them; the first of a method once more before, so that its networks are warm."""
+
+    def __init__(self):
+        self._warm: set[int] = set()
+
+    def __call__(self, method: Method, pair: Pair) -> tuple[Image.Image, float]:
+        """(result, seconds); NaN where it is only read."""
+        if method.computed and id(method) not in self._warm:
+            self._warm.add(id(method))
+            method(pair)
+        started = time.perf_counter()
+        result = method(pair)
+        return result, time.perf_counter() - started if method.computed else math.nan
