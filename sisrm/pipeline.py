@@ -30,7 +30,7 @@ from sisrm.errors import ImageError, Interrupted, ParameterError
 from sisrm.image_encoder import ImageEncoding
 from sisrm.images import MIN_SIDE, prepare_image
 from sisrm.remembering import once, remembering
-from sisrm.resize import LATENT_SCALE, SCALE, enlarge, pad_to_multiple
+from sisrm.resize import SCALE, enlarge, pad_to_multiple
 from sisrm.sape import Label, segmenter_input
 from sisrm.schedulers import clean_estimate
 from sisrm.semantics import SEGMENTER_SIDE, Reading, SegmentationOutput, Semantics, given_labels
@@ -265,7 +265,7 @@ class SISRMPipeline(TiledSteps, DiffusionPipeline):
         # 2. LR image, padded to what the networks' strides ask for; a large one is worked on tile by tile
         lr_image = self.prepare_lr_image(image)
         padded = pad_to_multiple(lr_image, self.lr_multiple)
-        tiles = Tiles(*padded.shape[-2:], tile_size, self.lr_multiple, self.stop_if_interrupted)
+        tiles = Tiles(*padded.shape[-2:], tile_size, self.lr_multiple, self.stop_if_interrupted, padded.device)
         generators, seeds = self.prepare_generators(generator, len(lr_image))
 
         # 3. SAPE: class map, E_m, labels (eq 1, 2)
@@ -300,19 +300,18 @@ class SISRMPipeline(TiledSteps, DiffusionPipeline):
 
         # 8. Denoising: ControlNet, mask, U-Net; the tiles' predictions blended into one; scheduler
         with clock.measure("denoising"), self.progress_bar(total=len(timesteps)) as progress:
-            of_tile = self.tile_conditions(conditions, tiles)
+            of_tiles = self.tile_conditions(conditions, tiles)
             for index, timestep in enumerate(timesteps):
                 self.stop_if_interrupted(index, len(timesteps))
-                predict = partial(
-                    self.guided_denoise,
+                prediction = self.denoise_tiles(
+                    latents,
+                    prompt_embeds,
+                    of_tiles,
+                    tiles,
+                    report("denoising", index, len(timesteps)),
                     timestep=timestep,
-                    prompt_embeds=prompt_embeds,
                     guidance_scale=guidance_scale,
                     conditioning_scale=controlnet_conditioning_scale,
-                )
-                prediction = tiles.blend(
-                    lambda tile: predict(tile.of(latents, LATENT_SCALE), *of_tile(tile)),  # noqa: B023
-                    report("denoising", index, len(timesteps)),
                 )
                 step = self.scheduler.step(prediction, timestep, latents, **draws)
                 latents = step.prev_sample

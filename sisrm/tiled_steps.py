@@ -65,8 +65,8 @@ class TiledSteps:
         """`encode_image` of a tile; decoding and previews read what denoising's start was made from, as far as memory goes."""
         return once("image branch", padded, lambda: self.encode_image(padded))
 
-    def tile_conditions(self, conditions: Conditions, tiles: Tiles) -> Callable[[Tile], tuple]:
-        """-> a function that gives (segmentation tokens, condition, mask) of a tile, as `denoise` takes them."""
+    def tile_conditions(self, conditions: Conditions, tiles: Tiles) -> Callable[[list[Tile]], tuple]:
+        """-> a function that gives (segmentation tokens, condition, mask) of tiles, as `denoise` takes them: joined along the batch."""
         read: dict[Tile, torch.Tensor] = {}  # E_m of a tile is the same at every step
 
         def of(tile: Tile) -> tuple[torch.Tensor | None, torch.Tensor, torch.Tensor | None]:
@@ -90,7 +90,40 @@ class TiledSteps:
                 condition = tile.of(condition, condition.shape[-1] / tiles.width)
             return tokens, condition, mask
 
-        return of
+        def of_all(group: list[Tile]) -> tuple[torch.Tensor | None, torch.Tensor, torch.Tensor | None]:
+            if len(group) == 1:
+                return of(*group)
+            return tuple(_joined(group, parts) for parts in zip(*map(of, group)))
+
+        return of_all
+
+    def denoise_tiles(
+        self,
+        latents: torch.Tensor,
+        prompt_embeds: torch.Tensor,
+        of_tiles: Callable[[list[Tile]], tuple],
+        tiles: Tiles,
+        report: Report | None = None,
+        **settings,
+    ) -> torch.Tensor:
+        """`guided_denoise` of the whole picture's latents (B, C, h, w): of its tiles, some at once, blended into one prediction.
+
+        of_tiles: from `tile_conditions`. settings: the remaining arguments of `guided_denoise`.
+        """
+
+        def predict(group: list[Tile]) -> torch.Tensor:
+            words, count = prompt_embeds, len(group)
+            if count > 1:
+                branches = len(words) // len(latents)
+                words = once(
+                    ("of tiles", count),
+                    words,
+                    lambda: torch.cat([branch.repeat(count, 1, 1) for branch in words.chunk(branches)]),
+                )
+            parts = torch.cat([tile.of(latents, LATENT_SCALE) for tile in group])
+            return self.guided_denoise(parts, *of_tiles(group), prompt_embeds=words, **settings)
+
+        return tiles.blend(predict, report)
 
     def finish_tiles(
         self,
@@ -142,3 +175,8 @@ class TiledSteps:
 
         canvas = tiles.run(start, work, report)
         return canvas.result(lr_image.device)
+
+
+def _joined(group: list[Tile], parts: tuple) -> torch.Tensor | None:
+    """What is the same at every step, along the batch; None where the tiles have none of it."""
+    return None if parts[0] is None else once(("joined", *group), parts[0], lambda: torch.cat(parts))

@@ -7,10 +7,10 @@ is that tile, and nothing is blended. Everything here counts in LR pixels; `scal
 
 from __future__ import annotations
 
-import gc
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -18,8 +18,8 @@ import torch
 from PIL import Image
 
 from sisrm.errors import OutOfMemory
-from sisrm.remembering import forget
-from sisrm.startup import trim_heaps
+from sisrm.memory import is_out_of_memory, release_memory
+from sisrm.tile_batches import Batching, room_on
 
 OVERLAP = 32
 """LR pixels that neighbouring tiles share, at least (less the rounding to the networks' strides)."""
@@ -92,18 +92,28 @@ class Tile:
 
 
 class Tiles:
-    """The tiles of one picture, and the way to work on them one after the other in little memory.
+    """The tiles of one picture, and the way to work on them, one after the other or a few at once, in little memory.
 
     Args:
         height, width: of the picture, multiples of `multiple`.
         size: largest side of a tile; multiples of `multiple` are used.
         multiple: what the networks' strides ask for.
-        stop: called before every tile; raises where the run is to end.
+        stop: called before every tile or batch of tiles; raises where the run is to end.
+        device: that works on them; on a GPU `blend` has several at once.
     """
 
-    def __init__(self, height: int, width: int, size: int, multiple: int, stop: Callable[[], None] = lambda: None):
+    def __init__(
+        self,
+        height: int,
+        width: int,
+        size: int,
+        multiple: int,
+        stop: Callable[[], None] = lambda: None,
+        device: torch.device | None = None,
+    ):
         self.height, self.width, self.multiple, self.stop = height, width, multiple, stop
         self.size, self.shrunk = size, False
+        self.batching = Batching(partial(room_on, device or torch.device("cpu")))
         self._lay()
 
     def _lay(self) -> None:
@@ -122,7 +132,8 @@ class Tiles:
     def run(
         self, start: Callable[[], T], work: Callable[[T, Tile], None], done: Callable[[int, int], None] | None = None
     ) -> T:
-        """Work on every tile. Where one does not fit into memory all is begun again with smaller tiles, down to SMALLEST_TILE.
+        """Work on every tile, one after the other. Where one does not fit into memory all is begun again with smaller tiles, down to
+        SMALLEST_TILE.
 
         Args:
             start: makes what `work` adds its tiles to.
@@ -130,14 +141,27 @@ class Tiles:
         Raises:
             OutOfMemory: not even the smallest tile fits.
         """
+        return self._run(start, lambda whole, group: work(whole, *group), done, Batching(lambda: False))
+
+    def _run(
+        self,
+        start: Callable[[], T],
+        work: Callable[[T, list[Tile]], None],
+        done: Callable[[int, int], None] | None,
+        batching: Batching,
+    ) -> T:
+        """`run` in batches. Where one does not fit all is begun again with smaller batches first, and then with smaller tiles."""
         while True:
             try:
-                whole = start()
-                for index, tile in enumerate(self.list):
+                whole, count = start(), 0
+                while count < len(self.list):
                     self.stop()
-                    work(whole, tile)
+                    group = self.list[count : count + batching.size]
+                    work(whole, group)
+                    count += len(group)
                     if done is not None:
-                        done(index + 1, len(self.list))
+                        done(count, len(self.list))
+                    batching.grow()
                 return whole
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
@@ -145,7 +169,8 @@ class Tiles:
                 whole = None
             # Outside of the handler, whose error keeps the frames and with them the tensors that did not fit.
             release_memory()
-            self._shrink()
+            if not batching.shrink():
+                self._shrink()
 
     def _shrink(self) -> None:
         if self.size <= SMALLEST_TILE:
@@ -157,10 +182,18 @@ class Tiles:
         self._lay()
 
     def blend(
-        self, make: Callable[[Tile], torch.Tensor], done: Callable[[int, int], None] | None = None
+        self, make: Callable[[list[Tile]], torch.Tensor], done: Callable[[int, int], None] | None = None
     ) -> torch.Tensor:
-        """One tensor for the whole picture out of `make`'s for its tiles, in their resolution; for one tile its own."""
-        return self.run(lambda: Blend(self), lambda blend, tile: blend.add(tile, make(tile)), done).whole
+        """One tensor for the whole picture out of `make`'s for its tiles, in their resolution; for one tile its own.
+
+        make: n tiles -> (n * B, C, h, w), a batch of the picture's B for the first tile, for the second, and so on.
+        """
+
+        def work(blend: Blend, group: list[Tile]) -> None:
+            for tile, part in zip(group, make(group).chunk(len(group))):
+                blend.add(tile, part)
+
+        return self._run(lambda: Blend(self), work, done, self.batching).whole
 
     def weight(self, tile: Tile, scale: float) -> torch.Tensor:
         """(h, w) at a resolution: how much the tile counts. Over all tiles it is 1 in sum at every place."""
@@ -253,23 +286,6 @@ class Canvas:
         if self.output_type == "pil":
             return self.pictures
         return self.whole.to(device) if self.output_type == "pt" else self.whole.permute(0, 2, 3, 1).numpy()
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out: on a GPU, or on a CPU, where PyTorch has no error class of its own for it."""
-    words = ("out of memory", "not enough memory", "can't allocate memory")
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
-        isinstance(error, RuntimeError) and any(word in str(error) for word in words)
-    )
-
-
-def release_memory() -> None:
-    """Give back what is not in use any more, and what is only kept so that it is not computed again."""
-    forget()
-    gc.collect()
-    trim_heaps()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 def _smooth_step(share: torch.Tensor) -> torch.Tensor:

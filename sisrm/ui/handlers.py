@@ -23,10 +23,10 @@ from sisrm.errors import OutOfMemory
 from sisrm.evaluation.identity import weights_digest
 from sisrm.figure import Box, choose_boxes
 from sisrm.images import NOTICES, Photo, write_image, write_png
+from sisrm.memory import is_out_of_memory, release_memory
 from sisrm.resize import SCALE
 from sisrm.sape import Label
 from sisrm.semantics import SegmentationOutput
-from sisrm.tiling import is_out_of_memory, release_memory
 from sisrm.ui.model import NO_MEMORY, Request
 from sisrm.ui.pictures import Views, write_views
 from sisrm.ui.progress import Pace, Watch

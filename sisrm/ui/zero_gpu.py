@@ -16,9 +16,9 @@ import torch
 from PIL import Image
 
 from sisrm.errors import OutOfMemory, SISRMError
+from sisrm.memory import is_out_of_memory
 from sisrm.semantics import Reading, SegmentationOutput
 from sisrm.startup import zero_gpu_package
-from sisrm.tiling import is_out_of_memory
 from sisrm.ui.model import NO_MEMORY, Answer, Model, Request
 from sisrm.ui.progress import Pace, Watch, Work
 
