@@ -12,6 +12,7 @@ from diffusers.utils import is_xformers_available
 from sisrm.errors import ParameterError
 from sisrm.pipeline import SISRMPipeline
 from sisrm.startup import on_zero_gpu
+from sisrm.threads import limit_threads
 
 logger = logging.getLogger(__name__)
 
@@ -72,11 +73,12 @@ def choose_attention_backend(device: torch.device, dtype: torch.dtype) -> Attent
 
 
 def prepare(pipe: SISRMPipeline, device: torch.device) -> SISRMPipeline:
-    """Move a pipeline to its device and set memory format and attention backend, SCA's attention included.
+    """Move a pipeline to its device and set threads, memory format and attention backend, SCA's attention included.
 
     On a GPU with less than 8 GB a large pipeline's components take turns on it. A decoder that can work in tiles and
     slices does; images of up to its tile size (512 pixels for Stable Diffusion's) come out the same.
     """
+    limit_threads()
     modules = [part for part in pipe.components.values() if isinstance(part, torch.nn.Module)]
     if offloads(device, sum(value.nbytes for part in modules for value in part.parameters())):
         pipe.enable_model_cpu_offload(device=device)

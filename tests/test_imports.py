@@ -45,6 +45,7 @@ LAYERS = [
         "sisrm.made_with",
         "sisrm.memory",
         "sisrm.remembering",
+        "sisrm.threads",
         "sisrm.tile_batches",
         "sisrm.weights",
     ],
