@@ -49,6 +49,10 @@ class CompactAutoencoder(ModelMixin, ConfigMixin):
             act_fn="relu",
             upsample_fn="nearest",
         )
+        # What each one overwrites is a convolution's or a sum's result, which nothing else reads: no copy, and no memory for one.
+        for module in self.modules():
+            if isinstance(module, nn.ReLU):
+                module.inplace = True
         # Zero-initialised: before training the decoder is exactly the plain one, whatever LR features it is given.
         self.lr_fusion = nn.Conv2d(lr_feature_channels, width, 3, padding=1) if lr_feature_channels else None
         self.lr_detail = nn.Conv2d(lr_feature_channels, 3 * 4**2, 3, padding=1) if lr_feature_channels else None

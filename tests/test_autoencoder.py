@@ -49,3 +49,19 @@ def test_untrained_image_encoder_leaves_the_lr_image_as_it_is():
     image = torch.rand(1, 3, 16, 16)
     assert torch.equal(tiny_components(trained=False)["image_encoder"](image).lr_image, image)
     assert not torch.allclose(tiny_components()["image_encoder"](image).lr_image, image)
+
+
+def test_activations_in_place_change_neither_result_nor_gradient():
+    given = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    results = []
+    for in_place in (True, False):
+        torch.manual_seed(0)
+        model = CompactAutoencoder(latent_channels=4, width=8)
+        activations = [module for module in model.modules() if isinstance(module, torch.nn.ReLU)]
+        assert len(activations) > 20 and all(module.inplace for module in activations)
+        for module in activations:
+            module.inplace = in_place
+        sample = model(given).sample
+        sample.square().mean().backward()
+        results.append([sample, *(weight.grad for weight in model.parameters())])
+    assert len(results[0]) > 40 and all(torch.equal(one, other) for one, other in zip(*results))
