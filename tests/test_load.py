@@ -6,42 +6,19 @@ import errno
 import hashlib
 import io
 import json
-import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import numpy as np
-import pytest
-from conftest import tiny_pipe
 from PIL import Image
 
-from sisrm.ui.blocks import build_app
 from sisrm.ui.serving import MAX_SESSIONS
 
 API = "/gradio_api"
 CLIENTS = 50
 QUEUE = 32
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("uploads")
-
-
-@pytest.fixture(scope="module")
-def app(folder):
-    """The app around the tiny pipeline, served on a free port."""
-    with pytest.MonkeyPatch.context() as patch, socket.socket() as probe:
-        patch.setenv("GRADIO_TEMP_DIR", str(folder))
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-        probe.close()
-        app = build_app(tiny_pipe())
-        app.serve(server_name="127.0.0.1", server_port=port, prevent_thread_lock=True, quiet=True)
-        yield app
-        app.close()
 
 
 def photo(number: int) -> bytes:
@@ -116,8 +93,8 @@ def test_a_full_queue_is_refused_in_a_sentence_and_empties_again(app, monkeypatc
     assert request(app, 0)[0] == "done"
 
 
-def test_a_full_disk_is_told_and_leaves_nothing(app, folder, monkeypatch):
-    before = {path for path in folder.rglob("*") if path.is_file()}
+def test_a_full_disk_is_told_and_leaves_nothing(app, upload_folder, monkeypatch):
+    before = {path for path in upload_folder.rglob("*") if path.is_file()}
     save = Image.Image.save
 
     def full(image, target, *args, **options):
@@ -130,7 +107,7 @@ def test_a_full_disk_is_told_and_leaves_nothing(app, folder, monkeypatch):
         patch.setattr(Image.Image, "save", full)
         kind, why = request(app, 7)
     assert kind == "refused" and "disk is full" in why and "Errno" not in why
-    left = {path for path in folder.rglob("*") if path.is_file()} - before
+    left = {path for path in upload_folder.rglob("*") if path.is_file()} - before
     assert {path.name for path in left} <= {"7.png"}
     assert request(app, 7)[0] == "done"
 

@@ -2,33 +2,16 @@
 
 from __future__ import annotations
 
-import socket
 import threading
 import time
 
 import numpy as np
 import pytest
 from browsing import WAIT, needs_chromium, upload
-from conftest import tiny_pipe
-from gradio_client import Client, handle_file
+from gradio_client import handle_file
 from PIL import Image
 
-from sisrm.ui.blocks import build_app
 from sisrm.ui.serving import MAX_WAITING
-
-
-@pytest.fixture(scope="module")
-def app(tmp_path_factory):
-    """The app around the tiny pipeline, served on a free port."""
-    with pytest.MonkeyPatch.context() as patch, socket.socket() as probe:
-        patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("uploads")))
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-        probe.close()
-        app = build_app(tiny_pipe())
-        app.serve(server_name="127.0.0.1", server_port=port, prevent_thread_lock=True, quiet=True)
-        yield app
-        app.close()
 
 
 @pytest.fixture(scope="module")
@@ -36,11 +19,6 @@ def photo_file(tmp_path_factory):
     path = tmp_path_factory.mktemp("photos") / "photo.png"
     Image.fromarray(np.random.default_rng(3).integers(0, 255, (40, 48, 3), dtype=np.uint8)).save(path)
     return path
-
-
-@pytest.fixture(scope="module")
-def client(app, tmp_path_factory):
-    return Client(app.local_url, verbose=False, download_files=str(tmp_path_factory.mktemp("downloads")))
 
 
 @pytest.fixture

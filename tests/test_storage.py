@@ -6,11 +6,9 @@ import os
 import time
 
 import pytest
-from app_process import free_port
-from conftest import tiny_pipe
+from serving import served
 
 from sisrm.errors import ParameterError
-from sisrm.ui.blocks import build_app
 from sisrm.ui.storage import FRESH_SECONDS, KEEP_SECONDS, MAX_MEGABYTES, Storage, max_bytes
 
 
@@ -90,16 +88,11 @@ def test_the_folder_of_a_job_that_runs_stays(put, tmp_path):
     assert not job.exists()
 
 
-def test_the_server_cleans_what_an_earlier_run_left(tmp_path, monkeypatch):
-    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+def test_the_server_cleans_what_an_earlier_run_left(tmp_path):
     old = tmp_path / ("a" * 64)
     old.mkdir()
     (old / "x").write_bytes(b"1")
     for path in (old / "x", old):
         os.utime(path, (1, 1))
-    app = build_app(tiny_pipe())
-    app.serve(server_name="127.0.0.1", server_port=free_port(), prevent_thread_lock=True, quiet=True)
-    try:
+    with served(tmp_path):
         assert not old.exists()
-    finally:
-        app.close()
