@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,3 +28,12 @@ def served(upload_folder: Path) -> Iterator[App]:
             yield app
         finally:
             app.close()
+
+
+def eventually(check, seconds: float = 20.0):
+    """The first answer of `check` that counts as true."""
+    deadline = time.monotonic() + seconds
+    while not (answer := check()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return answer

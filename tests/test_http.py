@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -14,6 +15,7 @@ import httpx
 import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from serving import eventually
 
 from sisrm.errors import ParameterError
 from sisrm.ui.guard import MAX_BODY_BYTES, MAX_UPLOAD_BYTES, MAX_UPLOADS, blocked_paths, check_inputs
@@ -215,6 +217,23 @@ def test_uploads_are_capped_in_size_and_count(web, upload_folder):
     assert answer.status_code == 400 and "Too many files" in harmless(answer.text)
     assert web.post(f"{API}/upload", files=many[1:]).status_code == 200
     assert len(stored(upload_folder) - before) <= MAX_UPLOADS
+
+
+@pytest.mark.parametrize("way", ["closes", "stalls"])
+def test_an_upload_that_comes_to_no_end_leaves_nothing(web, upload_folder, monkeypatch, way):
+    before = set(upload_folder.iterdir())
+    head = b"POST /gradio_api/upload HTTP/1.1\r\nHost: a\r\nContent-Type: multipart/form-data; boundary=b\r\nContent-Length: 90000\r\n\r\n"
+    part = b'--b\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n' + bytes(30_000)
+    if way == "stalls":
+        monkeypatch.setattr("sisrm.ui.guard.STALL_SECONDS", 0.3)
+    with socket.create_connection((web.base_url.host, web.base_url.port), 10) as client:
+        client.sendall(head + part)
+        eventually(lambda: set(upload_folder.iterdir()) - before)
+        if way == "stalls":
+            answer = client.recv(10_000).decode()
+            assert answer.startswith("HTTP/1.1 400") and "stalled" in answer
+    eventually(lambda: set(upload_folder.iterdir()) == before)
+    assert web.get("/config").status_code == 200
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The running app under load: many clients at once, a full queue, a full disk."""
+"""The running app under load: many clients at once, a full queue, a full disk, clients that leave."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import numpy as np
+from gradio.route_utils import GradioUploadFile
 from PIL import Image
 
 from sisrm.ui.serving import MAX_SESSIONS
@@ -110,6 +111,29 @@ def test_a_full_disk_is_told_and_leaves_nothing(app, upload_folder, monkeypatch)
     left = {path for path in upload_folder.rglob("*") if path.is_file()} - before
     assert {path.name for path in left} <= {"7.png"}
     assert request(app, 7)[0] == "done"
+
+
+def test_a_disk_that_is_full_during_an_upload_is_told(web, app, monkeypatch):
+    async def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    for lang, word in (("en", "disk is full"), ("zh-CN", "磁盘已满")):
+        with monkeypatch.context() as patch:
+            patch.setattr(GradioUploadFile, "write", full)
+            answer = web.post(f"{API}/upload", files={"files": ("a.png", photo(1))}, headers={"Accept-Language": lang})
+        assert answer.status_code == 507 and word in answer.text and "Errno" not in answer.text
+        assert answer.headers["retry-after"] == "60"
+    assert request(app, 1)[0] == "done"
+
+
+def test_no_upload_begins_where_there_is_no_room_for_it(web, app, upload_folder, monkeypatch):
+    before = set(upload_folder.iterdir())
+    with monkeypatch.context() as patch:
+        patch.setattr(app.storage, "_free", lambda: 0)
+        answer = web.post(f"{API}/upload", files={"files": ("new.png", photo(1000))})
+    assert answer.status_code == 507 and "no room" in answer.text
+    assert set(upload_folder.iterdir()) == before
+    assert request(app, 1)[0] == "done"
 
 
 def test_of_many_visitors_only_the_latest_are_remembered(app):

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import threading
-import time
 
 import numpy as np
 import pytest
 from browsing import WAIT, needs_chromium, upload
 from gradio_client import handle_file
 from PIL import Image
+from serving import eventually
 
 from sisrm.ui.serving import MAX_WAITING
 
@@ -35,15 +36,6 @@ def held(app, monkeypatch):
     release.set()
 
 
-def eventually(check, seconds: float = 20.0):
-    """The first answer of `check` that counts as true."""
-    deadline = time.monotonic() + seconds
-    while not (answer := check()):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    return answer
-
-
 def test_a_script_is_told_its_place_and_an_estimate(app, client, photo_file, request):
     ask = {"image": handle_file(photo_file), "steps": 1, "seed": 1, "api_name": "/upscale"}
     client.predict(**ask)  # so that the queue knows how long one takes
@@ -60,6 +52,49 @@ def test_a_script_is_told_its_place_and_an_estimate(app, client, photo_file, req
     assert states[0].eta < states[1].eta < states[2].eta
     held.set()
     assert all(job.result(60)[1]["seed"] == 1 for job in jobs)
+
+
+def test_the_upload_of_a_waiting_job_stays_whatever_there_is(app, client, photo_file, held, upload_folder, monkeypatch):
+    def ask():
+        return client.submit(handle_file(photo_file), steps=1, seed=1, api_name="/upscale")
+
+    jobs = [ask(), ask()]
+    eventually(lambda: app.waiting() == 1)
+    (upload,) = upload_folder.glob("*/photo.png")
+    for path in (upload, upload.parent):
+        os.utime(path, (1, 1))
+    monkeypatch.setattr(app.storage, "most", 1)
+    app.storage.clean()
+    assert upload.exists()
+    held.set()
+    assert all(job.result(60)[1]["seed"] == 1 for job in jobs)
+    eventually(lambda: not app.needed())
+    app.storage.clean()
+    assert not upload.exists()
+
+
+def test_a_client_that_leaves_the_queue_is_forgotten_and_the_next_has_its_turn(
+    app, client, web, photo_file, held, monkeypatch
+):
+    began, work = [], app.handlers.upscale
+
+    def note(photo, settings, *args, **options):
+        began.append(settings.seed)
+        return work(photo, settings, *args, **options)
+
+    monkeypatch.setattr(app.handlers, "upscale", note)
+    first = client.submit(handle_file(photo_file), steps=1, seed=1, api_name="/upscale")
+    eventually(lambda: began == [1])
+    path = web.post("/gradio_api/upload", files={"files": ("a.png", photo_file.read_bytes())}).json()[0]
+    file = {"path": path, "meta": {"_type": "gradio.FileData"}}
+    asked = web.post("/gradio_api/call/upscale", json={"data": [file, 1, 1, 2, True, 2]}).json()
+    with web.stream("GET", f"/gradio_api/call/upscale/{asked['event_id']}") as answer:
+        assert answer.status_code == 200
+        last = client.submit(handle_file(photo_file), steps=1, seed=3, api_name="/upscale")
+        eventually(lambda: app.waiting() == 2)
+    eventually(lambda: app.waiting() == 1)
+    held.set()
+    assert [job.result(60)[1]["seed"] for job in (first, last)] == [1, 3] == began
 
 
 @needs_chromium
