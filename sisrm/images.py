@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import warnings
 from dataclasses import dataclass
 from functools import lru_cache
@@ -22,6 +21,7 @@ from PIL.PngImagePlugin import PngInfo
 from sisrm.conversion import fill_transparent, on_white, to_srgb
 from sisrm.decoding import DECODING_ERRORS, MAX_FILE_BYTES, begin_pixels, has_more_frames, open_picture, orientation_of
 from sisrm.errors import ImageError, ParameterError
+from sisrm.whole_files import written_whole
 
 # Pillow warns of large pictures when it reads the header; here the header decides and the caller gets an error.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -149,7 +149,8 @@ def prepare_image(
 
 
 def write_image(image: Image.Image, path: str | os.PathLike, settings: dict | None = None) -> Path:
-    """Write a result in one step: readers see the old file or the whole new one, never a part.
+    """Write a result in one step: readers see the old file or the whole new one, never a part. What a killed process left of an earlier
+    try is deleted.
 
     The ending of the name decides: PNG and WebP keep every pixel and transparency, JPEG (quality 95) shows it on white.
     The file is tagged as sRGB.
@@ -187,14 +188,8 @@ def write_image(image: Image.Image, path: str | os.PathLike, settings: dict | No
             if clean.has_transparency_data:
                 rgba = clean.convert("RGBA")
                 clean = on_white(rgba.convert("RGB"), rgba.getchannel("A"))
-    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
-    try:
-        with open(temporary, "xb") as stream:
-            clean.save(stream, **options)
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with written_whole(path) as stream:
+        clean.save(stream, **options)
     return path
 
 
