@@ -94,6 +94,19 @@ def test_sixteen_bit_grey_is_scaled_and_not_clipped(tmp_path):
         assert np.array_equal(image, np.repeat(expected[..., None], 3, 2))
 
 
+@pytest.mark.parametrize("mode", ["1", "L", "I;16", "F"])
+def test_tiff_files_in_which_zero_is_white(tmp_path, mode):
+    values = np.linspace(0, 65535, 40 * 24).round().astype(np.uint16).reshape(24, 40)
+    seen = Image.fromarray((values // 256).astype(np.uint8)).convert(mode if mode == "1" else "L")
+    stored = {"I;16": Image.fromarray(65535 - values), "F": Image.fromarray(np.float32(1 - values / 65535))}.get(
+        mode, seen
+    )
+    path = save(tmp_path / "a.tif", stored, tiffinfo={262: 0})  # Pillow itself turns the first two round
+    with Image.open(path) as image:
+        assert image.tag_v2[262] == 0 and image.mode == mode
+    assert np.abs(pixels(read_image(path)) - pixels(seen.convert("RGB"))).max() <= 1
+
+
 def test_floating_point_grey_covers_zero_to_one(tmp_path):
     values = np.linspace(0, 1, 40 * 24, dtype=np.float32).reshape(24, 40)
     image = pixels(read_image(save(tmp_path / "a.tif", Image.fromarray(values))))
