@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from serving import eventually
+from test_files import P3, gamma, matrix_profile
 
 from sisrm.errors import ParameterError
 from sisrm.ui.guard import MAX_BODY_BYTES, MAX_UPLOAD_BYTES, MAX_UPLOADS, blocked_paths, check_inputs
@@ -51,9 +52,13 @@ def photo_bytes(tmp_path: Path) -> bytes:
     text.add_text("Comment", SECRET)
     exif = Image.Exif()
     exif[0x010E] = SECRET
+    exif.get_ifd(0x8825)[29] = SECRET
+    profile = matrix_profile(SECRET.encode(), P3, gamma(2.2))
     image = Image.linear_gradient("L").resize((24, 20)).convert("RGBA")
     image.putalpha(Image.radial_gradient("L").resize((24, 20)))
-    image.save(tmp_path / "in.png", pnginfo=text, exif=exif)
+    image.save(tmp_path / "in.png", pnginfo=text, exif=exif, icc_profile=profile)
+    with Image.open(tmp_path / "in.png") as sent:
+        assert {"Comment", "exif", "icc_profile"} <= set(sent.info)
     return (tmp_path / "in.png").read_bytes()
 
 
@@ -273,6 +278,20 @@ def test_every_bad_value_of_every_parameter_is_refused_by_name_and_range(web, na
             assert f"{name} is " in text and f"accepted: {accepted}" in text, (value, text)
         else:  # the body itself was no JSON that the server takes
             assert "detail" in text and value in (str(2**2000), "1e999"), (value, text)
+
+
+def test_segment_takes_good_values_of_top_k_alone(web, done):
+    file = json.dumps({"path": done[0], "meta": FILE})
+    for value in [*BAD, "0", "11", "2.5"]:
+        text = harmless(call(web, f"[{file}, {value}]", "segment"))
+        assert len(text) < 700
+        if value == '{"path": 3}':
+            assert "accepted: an uploaded image file" in text
+        elif text.startswith("event: error"):
+            assert "top_k is " in text and "accepted: a whole number from 1 to 10" in text, (value, text)
+        else:
+            assert "detail" in text and value in (str(2**2000), "1e999"), (value, text)
+    assert call(web, f"[{file}, 10]", "segment").startswith("event: complete")
 
 
 @pytest.mark.parametrize(
