@@ -12,6 +12,7 @@ from sisrm.errors import ImageError
 
 logger = logging.getLogger(__name__)
 
+_PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0
 _PROFILE_MODES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK", "Lab": "LAB"}
 
 
@@ -125,11 +126,14 @@ def _key_of_deep_grey(image: Image.Image) -> Image.Image | None:
 
 
 def _deep_grey_to_8_bits(image: Image.Image, source: str) -> Image.Image:
-    """Modes I;16, I (values of 16 bits) and F (values in [0, 1]) -> L. Pillow's own conversion clips them to white."""
+    """Modes I;16, I (values of 16 bits) and F (values in [0, 1]) -> L. Pillow's own conversion clips them to white, and of TIFF files in
+    which 0 is white it turns round those of up to 8 bits alone."""
     values = np.asarray(image, dtype=np.float64)
     top = 1.0 if image.mode == "F" else 65535.0
     if not np.isfinite(values).all() or values.min() < 0 or values.max() > top:
         raise ImageError(source, f"grey values must lie between 0 and {top:g}")
+    if getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
+        values = top - values
     return Image.fromarray(np.round(values * (255.0 / top)).astype(np.uint8))
 
 

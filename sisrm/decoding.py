@@ -63,12 +63,13 @@ _FIELD_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11:
 _DNG_VERSION, _ORIENTATION = 50706, 0x0112
 
 
-def open_picture(data: bytes, source: str) -> Image.Image:
+def open_picture(data: bytes, source: str, most_pixels: int = 0) -> Image.Image:
     """Read the header of a file's content; no pixel is decoded.
 
     Args:
         data: the whole file.
         source: how errors name the file.
+        most_pixels: the caller refuses larger ones; Pillow, which does so above 178,956,970, is told where it is to take more.
 
     Returns:
         Pillow's image, with `size` and `mode` known.
@@ -84,6 +85,9 @@ def open_picture(data: bytes, source: str) -> Image.Image:
             raise ImageError(source, "the image header is damaged: it has too many EXIF blocks")
         for start in blocks:
             _check_fields(memoryview(data)[start:], len(data), source)
+    # Pillow's limit is one for the process: it is only ever raised, as another thread may be reading.
+    if Image.MAX_IMAGE_PIXELS is not None and most_pixels > 2 * Image.MAX_IMAGE_PIXELS:
+        Image.MAX_IMAGE_PIXELS = -(-most_pixels // 2)
     try:
         image = Image.open(_Metered(data), formats=_available_formats())
     except Image.DecompressionBombError as error:

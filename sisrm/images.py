@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import warnings
 from dataclasses import dataclass
 from functools import lru_cache
@@ -22,6 +21,7 @@ from PIL.PngImagePlugin import PngInfo
 from sisrm.conversion import fill_transparent, on_white, to_srgb
 from sisrm.decoding import DECODING_ERRORS, MAX_FILE_BYTES, begin_pixels, has_more_frames, open_picture, orientation_of
 from sisrm.errors import ImageError, ParameterError
+from sisrm.whole_files import written_whole
 
 # Pillow warns of large pictures when it reads the header; here the header decides and the caller gets an error.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -31,6 +31,9 @@ MIN_SIDE = 16
 
 MAX_PIXELS = 16 * 2**20
 """Largest accepted width times height, unless the environment variable SISRM_MAX_PIXELS says otherwise."""
+
+MOST_PIXELS = 2**28
+"""The largest value of that variable. A result has 16 times as many pixels, 12 GB of them alone."""
 
 MAX_ASPECT = 16
 """Largest accepted ratio of the longer side to the shorter one."""
@@ -83,13 +86,15 @@ def pixel_limit() -> int:
     """The largest accepted width times height: SISRM_MAX_PIXELS, or MAX_PIXELS when that is not set.
 
     Raises:
-        ParameterError: SISRM_MAX_PIXELS is not a positive integer.
+        ParameterError: SISRM_MAX_PIXELS is not an integer from 1 to MOST_PIXELS.
     """
     text = os.environ.get("SISRM_MAX_PIXELS", "").strip()
     if not text:
         return MAX_PIXELS
-    if not text.isdecimal() or len(text) > 18 or int(text) == 0:
-        raise ParameterError("SISRM_MAX_PIXELS", text, "a positive integer, the largest width times height")
+    if not text.isdecimal() or len(text) > 18 or not 1 <= int(text) <= MOST_PIXELS:
+        raise ParameterError(
+            "SISRM_MAX_PIXELS", text, f"an integer from 1 to {MOST_PIXELS:,}, the largest width times height"
+        )
     return int(text)
 
 
@@ -113,7 +118,7 @@ def read_photo(
     """
     path = Path(path)
     source = path.name if source is None else source
-    opened = open_picture(_content_of(path, source), source)
+    opened = open_picture(_content_of(path, source), source, _limit(max_pixels))
     rgb, alpha, notices = _decode(opened, source, max_pixels, min_side)
     return Photo(rgb if alpha is None else fill_transparent(rgb, alpha), alpha, notices)
 
@@ -124,7 +129,7 @@ def read_image(
     """`read_photo` with transparency composited on white: mode RGB, without metadata. Arguments and errors as there."""
     path = Path(path)
     source = path.name if source is None else source
-    opened = open_picture(_content_of(path, source), source)
+    opened = open_picture(_content_of(path, source), source, _limit(max_pixels))
     return on_white(*_decode(opened, source, max_pixels, min_side)[:2])
 
 
@@ -149,7 +154,8 @@ def prepare_image(
 
 
 def write_image(image: Image.Image, path: str | os.PathLike, settings: dict | None = None) -> Path:
-    """Write a result in one step: readers see the old file or the whole new one, never a part.
+    """Write a result in one step: readers see the old file or the whole new one, never a part. What a killed process left of an earlier
+    try is deleted.
 
     The ending of the name decides: PNG and WebP keep every pixel and transparency, JPEG (quality 95) shows it on white.
     The file is tagged as sRGB.
@@ -187,14 +193,8 @@ def write_image(image: Image.Image, path: str | os.PathLike, settings: dict | No
             if clean.has_transparency_data:
                 rgba = clean.convert("RGBA")
                 clean = on_white(rgba.convert("RGB"), rgba.getchannel("A"))
-    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
-    try:
-        with open(temporary, "xb") as stream:
-            clean.save(stream, **options)
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with written_whole(path) as stream:
+        clean.save(stream, **options)
     return path
 
 
@@ -246,10 +246,14 @@ def _decode(
     return rgb, alpha, ("first_frame",) if more else ()
 
 
+def _limit(max_pixels: int | None) -> int:
+    return pixel_limit() if max_pixels is None else max_pixels
+
+
 def _check_size(size: tuple[int, int], source: str, max_pixels: int | None, min_side: int) -> None:
     """Raise ImageError for too many or too few pixels, or an extreme aspect ratio."""
     width, height = size
-    limit = pixel_limit() if max_pixels is None else max_pixels
+    limit = _limit(max_pixels)
     if width * height > limit:
         raise ImageError(source, f"{width} x {height} pixels are too many; at most {limit:,} are accepted")
     if min(width, height) < min_side:

@@ -207,6 +207,43 @@ def app_url(tmp_path_factory):
         yield address
 
 
+@pytest.fixture(scope="module")
+def upload_folder(tmp_path_factory):
+    """Where `app` keeps uploads and results."""
+    return tmp_path_factory.mktemp("uploads")
+
+
+@pytest.fixture(scope="module")
+def app(upload_folder):
+    """The app around the tiny pipeline, served by this process; one for all tests of a file."""
+    from serving import served
+
+    with served(upload_folder) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def url(app):
+    return app.local_url.rstrip("/")
+
+
+@pytest.fixture(scope="module")
+def web(url):
+    """Plain HTTP to `app`."""
+    import httpx
+
+    with httpx.Client(base_url=url, timeout=30) as session:
+        yield session
+
+
+@pytest.fixture(scope="module")
+def client(url, tmp_path_factory):
+    """A script's connection to `app`."""
+    from gradio_client import Client
+
+    return Client(url, verbose=False, download_files=str(tmp_path_factory.mktemp("downloads")))
+
+
 @pytest.fixture(scope="session")
 def browser():
     from browsing import chromium

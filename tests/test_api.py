@@ -14,15 +14,13 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
-from conftest import tiny_pipe
-from gradio_client import Client, handle_file
+from gradio_client import handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
 
 from sisrm import __version__
 from sisrm.images import Photo
 from sisrm.ui.api import FEWEST_VALUES
-from sisrm.ui.blocks import build_app
 from sisrm.ui.endpoints import uploads
 from sisrm.ui.regions import paint
 from sisrm.ui.settings import CONTROLS
@@ -30,25 +28,6 @@ from sisrm.ui.settings import CONTROLS
 ROOT = Path(__file__).resolve().parent.parent
 SNAPSHOT = Path(__file__).with_name("api_schema.json")
 API = "/gradio_api"
-
-
-@pytest.fixture(scope="module")
-def app(tmp_path_factory):
-    """The app around the tiny pipeline, served on a free port."""
-    with pytest.MonkeyPatch.context() as patch, socket.socket() as probe:
-        patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("uploads")))
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-        probe.close()
-        app = build_app(tiny_pipe())
-        app.serve(server_name="127.0.0.1", server_port=port, prevent_thread_lock=True, quiet=True)
-        yield app
-        app.close()
-
-
-@pytest.fixture(scope="module")
-def client(app, tmp_path_factory):
-    return Client(app.local_url, verbose=False, download_files=str(tmp_path_factory.mktemp("downloads")))
 
 
 @pytest.fixture(scope="module")

@@ -16,14 +16,13 @@ import httpx
 import numpy as np
 import pytest
 from conftest import tiny_pipe
-from gradio_client import Client, handle_file
+from gradio_client import handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
 
 import sisrm.ui
 from sisrm.errors import ImageError, ParameterError
 from sisrm.images import NOTICES, read_photo
-from sisrm.ui.blocks import build_app
 from sisrm.ui.endpoints import errors_for_people
 from sisrm.ui.handlers import Handlers
 from sisrm.ui.jobs import Job
@@ -31,25 +30,6 @@ from sisrm.ui.progress import Watch
 from sisrm.ui.settings import CONTROLS, default_settings
 from sisrm.ui.texts import TEXTS, language
 from sisrm.ui.uploads import open_upload, result_name
-
-
-@pytest.fixture(scope="module")
-def url(tmp_path_factory):
-    """The app around the tiny pipeline, served on a free port."""
-    with pytest.MonkeyPatch.context() as patch, socket.socket() as probe:
-        patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("uploads")))
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-        probe.close()
-        app = build_app(tiny_pipe())
-        app.serve(server_name="127.0.0.1", server_port=port, prevent_thread_lock=True, quiet=True)
-        yield f"http://127.0.0.1:{port}"
-        app.close()
-
-
-@pytest.fixture(scope="module")
-def client(url, tmp_path_factory):
-    return Client(url, verbose=False, download_files=str(tmp_path_factory.mktemp("downloads")))
 
 
 @pytest.fixture(scope="module")

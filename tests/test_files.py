@@ -110,26 +110,71 @@ def test_ycck_jpeg_of_adobe(tmp_path):
     assert np.abs(pixels(read_image(path)) - pixels(photo())).max() < 16
 
 
+def test_a_heic_file_of_ten_bits(tmp_path):
+    values = np.zeros((24, 40, 3), np.uint16)
+    values[..., 0], values[..., 1] = np.linspace(0, 65535, 40), np.linspace(0, 65535, 24)[:, None]
+    heic = pillow_heif.from_bytes(mode="RGB;16", size=(40, 24), data=values.tobytes())
+    heic.save(tmp_path / "a.heic", quality=-1, chroma=444, matrix_coefficients=0)
+    assert pillow_heif.open_heif(tmp_path / "a.heic", convert_hdr_to_8bit=False).info["bit_depth"] == 10
+    assert np.abs(pixels(read_image(tmp_path / "a.heic")) - np.round(values / 257)).max() <= 1
+
+
+WHITE = (0.9642, 1.0, 0.8249)  # of all profiles, in XYZ
+
+
+def ink_profile(inks: Image.Image) -> bytes:
+    """A CMYK profile: the colours (sRGB) of the 16 ways to print each ink or not, black varying fastest."""
+    lab = ImageCms.profileToProfile(
+        inks, ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), outputMode="LAB"
+    )
+    table = (np.asarray(lab).reshape(16, 3) ^ [0, 128, 128]).astype(np.uint8).tobytes()  # Pillow keeps a and b signed
+    one = struct.pack(">i", 65536)
+    matrix = b"".join(one if index % 4 == 0 else bytes(4) for index in range(9))
+    ramp = bytes(range(256))
+    tags = {b"desc": b"desc\0\0\0\0" + struct.pack(">I", 5) + b"inks\0" + bytes(81),
+            b"wtpt": b"XYZ \0\0\0\0" + struct.pack(">iii", *(round(65536 * value) for value in WHITE)),
+            b"A2B0": b"mft1\0\0\0\0" + bytes([4, 3, 2, 0]) + matrix + 4 * ramp + table + 3 * ramp}  # fmt: skip
+    return profile_of(tags, b"prtrCMYKLab ")
+
+
+def test_cmyk_jpeg_with_a_colour_profile(tmp_path):
+    colours = np.random.default_rng(5).integers(30, 226, (1, 16, 3), dtype=np.uint8)
+    colours[0, 0], colours[0, 15] = 255, 0  # else the darkest would be stretched to black
+    inks = Image.fromarray(colours)
+    printed = (
+        np.array([[index >> 3 & 1, index >> 2 & 1, index >> 1 & 1, index & 1] for index in range(16)], np.uint8) * 255
+    )
+    cmyk = Image.fromarray(printed[None], "CMYK").resize((256, 32), Image.Resampling.NEAREST)
+    path = save(tmp_path / "a.jpg", cmyk, quality=98, icc_profile=ink_profile(inks))
+    read = pixels(read_image(path))[8, 8::16]
+    assert np.abs(read - pixels(inks)[0]).max() < 10
+    assert np.abs(pixels(cmyk.convert("RGB"))[8, 8::16] - pixels(inks)[0]).mean() > 40
+
+
 def matrix_profile(name: bytes, primaries, curve: bytes) -> bytes:
     """An RGB display profile from its primaries (XYZ at D50), or a grey one where there are none; tag by tag."""
 
     def fixed(values):
         return b"".join(struct.pack(">i", round(value * 65536)) for value in values)
 
-    white = (0.9642, 1.0, 0.8249)
     desc = b"desc\0\0\0\0" + struct.pack(">I", len(name) + 1) + name + b"\0" + b"\0" * 78
-    tags = {b"desc": desc + b"\0" * (-len(desc) % 4), b"wtpt": b"XYZ \0\0\0\0" + fixed(white)}
+    tags = {b"desc": desc + b"\0" * (-len(desc) % 4), b"wtpt": b"XYZ \0\0\0\0" + fixed(WHITE)}
     for channel, primary in zip((b"r", b"g", b"b"), [] if primaries is None else primaries):
         tags |= {channel + b"XYZ": b"XYZ \0\0\0\0" + fixed(primary), channel + b"TRC": curve}
     if primaries is None:
         tags[b"kTRC"] = curve
+    return profile_of(tags, b"mntr" + (b"GRAY" if primaries is None else b"RGB ") + b"XYZ ")
+
+
+def profile_of(tags: dict[bytes, bytes], kind: bytes) -> bytes:
+    """An ICC profile; `kind`: its class, the colours it describes and those it is connected by."""
     table, body, offset = b"", b"", 128 + 4 + 12 * len(tags)
     for tag, data in tags.items():
         table += tag + struct.pack(">II", offset + len(body), len(data))
         body += data
-    space = b"GRAY" if primaries is None else b"RGB "
-    header = struct.pack(">I", offset + len(body)) + b"\0" * 4 + b"\x02\x10\0\0" + b"mntr" + space + b"XYZ "
-    header += b"\0" * 12 + b"acsp" + b"\0" * 28 + fixed(white)
+    white = struct.pack(">iii", *(round(65536 * value) for value in WHITE))
+    header = struct.pack(">I", offset + len(body)) + b"\0" * 4 + b"\x02\x10\0\0" + kind
+    header += b"\0" * 12 + b"acsp" + b"\0" * 28 + white
     return header.ljust(128, b"\0") + struct.pack(">I", len(tags)) + table + body
 
 
@@ -355,13 +400,27 @@ def test_extreme_aspect_ratios(tmp_path):
 
 def test_more_pixels_than_allowed_are_refused_from_the_header_alone(tmp_path, monkeypatch):
     monkeypatch.setenv("SISRM_MAX_PIXELS", "1048576")
-    huge = Image.new("1", (9000, 9000))
+    huge, paths = Image.new("1", (9000, 9000)), []
     for ending in (".png", ".tif", ".gif", ".bmp", ".webp", ".avif"):
         options = {".tif": {"compression": "group4"}, ".avif": {"speed": 10}}.get(ending, {})
         image = Image.new("L", (1500, 1500)) if ending in (".webp", ".avif") else huge
-        assert "too many" in refused(save(tmp_path / f"a{ending}", image, **options)), ending
-    pillow_heif.from_pillow(Image.new("L", (1100, 1100))).save(tmp_path / "a.heic", quality=10)
-    assert "too many" in refused(tmp_path / "a.heic")
+        paths.append(save(tmp_path / f"a{ending}", image, **options))
+    paths.append(tmp_path / "a.heic")
+    pillow_heif.from_pillow(Image.new("L", (1100, 1100))).save(paths[-1], quality=10)
+
+    def decode(image):
+        raise AssertionError(f"pixels of a {image.format} file are decoded")
+
+    Image.init()
+    kinds = [Image.Image]
+    for kind in kinds:
+        kinds += kind.__subclasses__()
+        if "load" in vars(kind):
+            monkeypatch.setattr(kind, "load", decode)
+    for path in paths:
+        assert "too many" in refused(path), path.suffix
+        with pytest.raises(ImageError, match="damaged"):  # what is asked for its pixels comes to them
+            read_photo(path, max_pixels=10**8)
 
 
 def test_a_heic_file_that_lies_about_its_size(tmp_path):

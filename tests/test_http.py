@@ -13,43 +13,18 @@ from pathlib import Path
 import gradio as gr
 import httpx
 import pytest
-from conftest import tiny_pipe
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from serving import eventually
+from test_files import P3, gamma, matrix_profile
 
 from sisrm.errors import ParameterError
-from sisrm.ui.blocks import build_app
 from sisrm.ui.guard import MAX_BODY_BYTES, MAX_UPLOAD_BYTES, MAX_UPLOADS, blocked_paths, check_inputs
 from sisrm.ui.serving import PROJECT
 
 API = "/gradio_api"
 SECRET = "GPS 48.2082 N"
 FILE = {"_type": "gradio.FileData"}
-
-
-@pytest.fixture(scope="module")
-def uploads(tmp_path_factory):
-    return tmp_path_factory.mktemp("uploads")
-
-
-@pytest.fixture(scope="module")
-def app(uploads):
-    """The app around the tiny pipeline, served on a free port."""
-    with pytest.MonkeyPatch.context() as patch, socket.socket() as probe:
-        patch.setenv("GRADIO_TEMP_DIR", str(uploads))
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-        probe.close()
-        app = build_app(tiny_pipe())
-        app.serve(server_name="127.0.0.1", server_port=port, prevent_thread_lock=True, quiet=True)
-        yield app
-        app.close()
-
-
-@pytest.fixture(scope="module")
-def web(app):
-    with httpx.Client(base_url=app.local_url.rstrip("/"), timeout=30) as client:
-        yield client
 
 
 @pytest.fixture(scope="module")
@@ -77,9 +52,13 @@ def photo_bytes(tmp_path: Path) -> bytes:
     text.add_text("Comment", SECRET)
     exif = Image.Exif()
     exif[0x010E] = SECRET
+    exif.get_ifd(0x8825)[29] = SECRET
+    profile = matrix_profile(SECRET.encode(), P3, gamma(2.2))
     image = Image.linear_gradient("L").resize((24, 20)).convert("RGBA")
     image.putalpha(Image.radial_gradient("L").resize((24, 20)))
-    image.save(tmp_path / "in.png", pnginfo=text, exif=exif)
+    image.save(tmp_path / "in.png", pnginfo=text, exif=exif, icc_profile=profile)
+    with Image.open(tmp_path / "in.png") as sent:
+        assert {"Comment", "exif", "icc_profile"} <= set(sent.info)
     return (tmp_path / "in.png").read_bytes()
 
 
@@ -144,13 +123,13 @@ def test_a_result_keeps_transparency_and_no_metadata(done, tmp_path):
     assert SECRET.encode() not in content and SECRET not in json.dumps(report)
 
 
-def test_names_of_results_cannot_be_guessed(done, web, uploads):
+def test_names_of_results_cannot_be_guessed(done, web, upload_folder):
     _, result, _, _ = done
-    parts = Path(result).relative_to(uploads).parts
+    parts = Path(result).relative_to(upload_folder).parts
     assert re.fullmatch(r"[0-9a-f]{64}", parts[0])
     upload_name, again = (done[0], upload(web, b"x"))
     assert Path(upload_name).parent != Path(again).parent
-    for guess in (uploads, uploads / "photo-4x.png", Path(result).parent, Path(result).parent.parent):
+    for guess in (upload_folder, upload_folder / "photo-4x.png", Path(result).parent, Path(result).parent.parent):
         assert web.get(f"{API}/file={guess}").status_code in (403, 404)
     try:
         assert "event: complete" not in harmless(web.get(f"{API}/call/upscale/{'0' * 32}").text)
@@ -167,8 +146,8 @@ def test_names_of_results_cannot_be_guessed(done, web, uploads):
         "http://169.254.169.254/latest/meta-data/", "HTTPS://example.org/", "http:/127.0.0.1/", "ftp://127.0.0.1/a", "data:text/plain,a",
     ],
 )  # fmt: skip
-def test_no_file_is_served_that_is_no_upload_or_result(web, uploads, path):
-    for prefix in (f"{API}/file=", f"{API}/file/", "/file=", f"{API}/file={uploads}/../"):
+def test_no_file_is_served_that_is_no_upload_or_result(web, upload_folder, path):
+    for prefix in (f"{API}/file=", f"{API}/file/", "/file=", f"{API}/file={upload_folder}/../"):
         answer = web.get(prefix + path)
         assert answer.status_code in (400, 403, 404), (prefix, answer.text[:200])
         assert "Traceback" not in answer.text and "root:" not in answer.text
@@ -220,12 +199,12 @@ def test_another_origin_gets_no_answer_of_the_local_app(web):
     assert "null" != web.get("/config", headers={"Origin": "null"}).headers.get("access-control-allow-origin")
 
 
-def stored(uploads: Path) -> set[Path]:
-    return {path for path in uploads.rglob("*") if path.is_file()}
+def stored(upload_folder: Path) -> set[Path]:
+    return {path for path in upload_folder.rglob("*") if path.is_file()}
 
 
-def test_uploads_are_capped_in_size_and_count(web, uploads):
-    before = stored(uploads)
+def test_uploads_are_capped_in_size_and_count(web, upload_folder):
+    before = stored(upload_folder)
     large = bytes(MAX_UPLOAD_BYTES + 1)
     answer = web.post(f"{API}/upload", files={"files": ("a.png", large)})
     assert answer.status_code == 413 and "maximum allowed size" in harmless(answer.text)
@@ -242,14 +221,31 @@ def test_uploads_are_capped_in_size_and_count(web, uploads):
     answer = web.post(f"{API}/upload", files=many)
     assert answer.status_code == 400 and "Too many files" in harmless(answer.text)
     assert web.post(f"{API}/upload", files=many[1:]).status_code == 200
-    assert len(stored(uploads) - before) <= MAX_UPLOADS
+    assert len(stored(upload_folder) - before) <= MAX_UPLOADS
+
+
+@pytest.mark.parametrize("way", ["closes", "stalls"])
+def test_an_upload_that_comes_to_no_end_leaves_nothing(web, upload_folder, monkeypatch, way):
+    before = set(upload_folder.iterdir())
+    head = b"POST /gradio_api/upload HTTP/1.1\r\nHost: a\r\nContent-Type: multipart/form-data; boundary=b\r\nContent-Length: 90000\r\n\r\n"
+    part = b'--b\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n' + bytes(30_000)
+    if way == "stalls":
+        monkeypatch.setattr("sisrm.ui.guard.STALL_SECONDS", 0.3)
+    with socket.create_connection((web.base_url.host, web.base_url.port), 10) as client:
+        client.sendall(head + part)
+        eventually(lambda: set(upload_folder.iterdir()) - before)
+        if way == "stalls":
+            answer = client.recv(10_000).decode()
+            assert answer.startswith("HTTP/1.1 400") and "stalled" in answer
+    eventually(lambda: set(upload_folder.iterdir()) == before)
+    assert web.get("/config").status_code == 200
 
 
 @pytest.mark.parametrize(
     "name", ["../../../../tmp/evil.png", "/etc/cron.d/evil", "..\\..\\evil.png", "a\0b.png", ".", "..", "", "x" * 5000]
 )
-def test_an_upload_is_stored_inside_the_upload_folder_alone(web, uploads, name):
-    before = stored(uploads.parent)
+def test_an_upload_is_stored_inside_the_upload_folder_alone(web, upload_folder, name):
+    before = stored(upload_folder.parent)
     try:
         answer = web.post(f"{API}/upload", files={"files": (name, b"no picture")})
     except httpx.TransportError:  # a name too long for the file system: Gradio stumbles and closes the connection
@@ -258,8 +254,8 @@ def test_an_upload_is_stored_inside_the_upload_folder_alone(web, uploads, name):
     else:
         harmless(answer.text)
     if answer.status_code == 200 and answer.request.method == "POST":
-        assert Path(answer.json()[0]).resolve().is_relative_to(uploads.resolve())
-    assert all(path.is_relative_to(uploads) for path in stored(uploads.parent) - before)
+        assert Path(answer.json()[0]).resolve().is_relative_to(upload_folder.resolve())
+    assert all(path.is_relative_to(upload_folder) for path in stored(upload_folder.parent) - before)
 
 
 BAD = ["NaN", "Infinity", "-Infinity", "null", "true", '""', '"abc"', "[]", "{}", "-1", "1e999", "1e-300", '"' + "x" * 100_000 + '"',
@@ -282,6 +278,20 @@ def test_every_bad_value_of_every_parameter_is_refused_by_name_and_range(web, na
             assert f"{name} is " in text and f"accepted: {accepted}" in text, (value, text)
         else:  # the body itself was no JSON that the server takes
             assert "detail" in text and value in (str(2**2000), "1e999"), (value, text)
+
+
+def test_segment_takes_good_values_of_top_k_alone(web, done):
+    file = json.dumps({"path": done[0], "meta": FILE})
+    for value in [*BAD, "0", "11", "2.5"]:
+        text = harmless(call(web, f"[{file}, {value}]", "segment"))
+        assert len(text) < 700
+        if value == '{"path": 3}':
+            assert "accepted: an uploaded image file" in text
+        elif text.startswith("event: error"):
+            assert "top_k is " in text and "accepted: a whole number from 1 to 10" in text, (value, text)
+        else:
+            assert "detail" in text and value in (str(2**2000), "1e999"), (value, text)
+    assert call(web, f"[{file}, 10]", "segment").startswith("event: complete")
 
 
 @pytest.mark.parametrize(

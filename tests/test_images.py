@@ -9,10 +9,10 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, TiffImagePlugin
 
 from sisrm.errors import ImageError, ParameterError
-from sisrm.images import EXTENSIONS, MAX_PIXELS, pixel_limit, prepare_image, read_image, write_png
+from sisrm.images import EXTENSIONS, MAX_PIXELS, MOST_PIXELS, pixel_limit, prepare_image, read_image, write_png
 
 
 def photo(width: int = 40, height: int = 24) -> Image.Image:
@@ -92,6 +92,19 @@ def test_sixteen_bit_grey_is_scaled_and_not_clipped(tmp_path):
     for name in ("a.png", "a.tif"):
         image = pixels(read_image(save(tmp_path / name, Image.fromarray(values))))
         assert np.array_equal(image, np.repeat(expected[..., None], 3, 2))
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "I;16", "F"])
+def test_tiff_files_in_which_zero_is_white(tmp_path, mode):
+    values = np.linspace(0, 65535, 40 * 24).round().astype(np.uint16).reshape(24, 40)
+    seen = Image.fromarray((values // 256).astype(np.uint8)).convert(mode if mode == "1" else "L")
+    stored = {"I;16": Image.fromarray(65535 - values), "F": Image.fromarray(np.float32(1 - values / 65535))}.get(
+        mode, seen
+    )
+    path = save(tmp_path / "a.tif", stored, tiffinfo={262: 0})  # Pillow itself turns the first two round
+    with Image.open(path) as image:
+        assert image.tag_v2[262] == 0 and image.mode == mode
+    assert np.abs(pixels(read_image(path)) - pixels(seen.convert("RGB"))).max() <= 1
 
 
 def test_floating_point_grey_covers_zero_to_one(tmp_path):
@@ -243,10 +256,26 @@ def test_pixel_limit_from_the_environment(tmp_path, monkeypatch):
     monkeypatch.setenv("SISRM_MAX_PIXELS", "900")
     assert pixel_limit() == 900
     assert "at most 900" in refused(save(tmp_path / "a.png"))
-    for wrong in ("many", "0", "-5", "1e6"):
+    for wrong in ("many", "0", "-5", "1e6", str(MOST_PIXELS + 1)):
         monkeypatch.setenv("SISRM_MAX_PIXELS", wrong)
         with pytest.raises(ParameterError, match="SISRM_MAX_PIXELS"):
             pixel_limit()
+
+
+def test_a_limit_above_that_of_pillow_counts(tmp_path, monkeypatch):
+    side = 14_000  # 196 megapixels; Pillow by itself takes 179
+    path = save(tmp_path / "a.tif", Image.new("1", (side, side)), compression="group4")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)  # as it was, afterwards
+    assert "too many" in refused(path)
+
+    def decode(image):
+        raise OSError("the pixels are asked for")
+
+    monkeypatch.setattr(TiffImagePlugin.TiffImageFile, "load", decode)
+    monkeypatch.setenv("SISRM_MAX_PIXELS", str(side * side - 1))
+    assert f"at most {side * side - 1:,}" in refused(path)
+    monkeypatch.setenv("SISRM_MAX_PIXELS", str(side * side))
+    assert "damaged or incomplete" in refused(path)
 
 
 def test_randomly_damaged_files_give_an_image_or_a_clear_error(tmp_path):

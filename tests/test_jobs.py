@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -55,10 +58,17 @@ def start(handlers, photo, folder, steps=4, watch=None, **options) -> Job:
 def works(handlers, photo, folder) -> None:
     """The next job is done and right."""
     (*_, last) = start(handlers, photo, folder, steps=1).updates()
-    fresh = Handlers(tiny_pipe(), {})
-    (*_, right) = start(fresh, photo, folder, steps=1).updates()
-    assert np.array_equal(*(np.asarray(Image.open(update.result.result)) for update in (last, right)))
+    assert Image.open(last.result.result).tobytes() == right_result(photo.tobytes(), photo.size)
     assert not handlers.busy
+
+
+@cache
+def right_result(pixels: bytes, size: tuple[int, int]) -> bytes:
+    """What a job of one step makes of a photo on a model that nothing has happened to."""
+    photo = Image.frombytes("RGB", size, pixels)
+    with tempfile.TemporaryDirectory() as folder:
+        (*_, last) = start(Handlers(tiny_pipe(), {}), photo, Path(folder), steps=1).updates()
+        return Image.open(last.result.result).tobytes()
 
 
 def test_updates_tell_steps_and_previews(handlers, photo, slow, tmp_path):
@@ -148,7 +158,7 @@ def test_whatever_fails_the_error_is_clear_and_the_next_job_works(handlers, pipe
     if memory:
         assert "memory" in str(caught.value) and caught.value.__cause__ is None and not handlers.readings._kept
     caught = None
-    if part in ("unet", "vae"):
+    if part in ("unet", "vae") or kind in ("cpu", "other"):
         works(handlers, photo, tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""The running app under load: many clients at once, a full queue, a full disk."""
+"""The running app under load: many clients at once, a full queue, a full disk, clients that leave."""
 
 from __future__ import annotations
 
@@ -6,42 +6,20 @@ import errno
 import hashlib
 import io
 import json
-import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import numpy as np
-import pytest
-from conftest import tiny_pipe
+from gradio.route_utils import GradioUploadFile
 from PIL import Image
 
-from sisrm.ui.blocks import build_app
 from sisrm.ui.serving import MAX_SESSIONS
 
 API = "/gradio_api"
 CLIENTS = 50
 QUEUE = 32
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("uploads")
-
-
-@pytest.fixture(scope="module")
-def app(folder):
-    """The app around the tiny pipeline, served on a free port."""
-    with pytest.MonkeyPatch.context() as patch, socket.socket() as probe:
-        patch.setenv("GRADIO_TEMP_DIR", str(folder))
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-        probe.close()
-        app = build_app(tiny_pipe())
-        app.serve(server_name="127.0.0.1", server_port=port, prevent_thread_lock=True, quiet=True)
-        yield app
-        app.close()
 
 
 def photo(number: int) -> bytes:
@@ -116,8 +94,8 @@ def test_a_full_queue_is_refused_in_a_sentence_and_empties_again(app, monkeypatc
     assert request(app, 0)[0] == "done"
 
 
-def test_a_full_disk_is_told_and_leaves_nothing(app, folder, monkeypatch):
-    before = {path for path in folder.rglob("*") if path.is_file()}
+def test_a_full_disk_is_told_and_leaves_nothing(app, upload_folder, monkeypatch):
+    before = {path for path in upload_folder.rglob("*") if path.is_file()}
     save = Image.Image.save
 
     def full(image, target, *args, **options):
@@ -130,9 +108,32 @@ def test_a_full_disk_is_told_and_leaves_nothing(app, folder, monkeypatch):
         patch.setattr(Image.Image, "save", full)
         kind, why = request(app, 7)
     assert kind == "refused" and "disk is full" in why and "Errno" not in why
-    left = {path for path in folder.rglob("*") if path.is_file()} - before
+    left = {path for path in upload_folder.rglob("*") if path.is_file()} - before
     assert {path.name for path in left} <= {"7.png"}
     assert request(app, 7)[0] == "done"
+
+
+def test_a_disk_that_is_full_during_an_upload_is_told(web, app, monkeypatch):
+    async def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    for lang, word in (("en", "disk is full"), ("zh-CN", "磁盘已满")):
+        with monkeypatch.context() as patch:
+            patch.setattr(GradioUploadFile, "write", full)
+            answer = web.post(f"{API}/upload", files={"files": ("a.png", photo(1))}, headers={"Accept-Language": lang})
+        assert answer.status_code == 507 and word in answer.text and "Errno" not in answer.text
+        assert answer.headers["retry-after"] == "60"
+    assert request(app, 1)[0] == "done"
+
+
+def test_no_upload_begins_where_there_is_no_room_for_it(web, app, upload_folder, monkeypatch):
+    before = set(upload_folder.iterdir())
+    with monkeypatch.context() as patch:
+        patch.setattr(app.storage, "_free", lambda: 0)
+        answer = web.post(f"{API}/upload", files={"files": ("new.png", photo(1000))})
+    assert answer.status_code == 507 and "no room" in answer.text
+    assert set(upload_folder.iterdir()) == before
+    assert request(app, 1)[0] == "done"
 
 
 def test_of_many_visitors_only_the_latest_are_remembered(app):

@@ -10,28 +10,12 @@ import threading
 
 import httpx
 import pytest
-from conftest import tiny_pipe
 from PIL import Image
 
-from sisrm.ui.blocks import build_app
 from sisrm.ui.serving import mcp_works
 from sisrm.ui.settings import CONTROLS
 
 MCP = "gradio_api/mcp"
-
-
-@pytest.fixture(scope="module")
-def url(tmp_path_factory):
-    """The app around the tiny pipeline, served on a free port."""
-    with pytest.MonkeyPatch.context() as patch, socket.socket() as probe:
-        patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("uploads")))
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-        probe.close()
-        app = build_app(tiny_pipe())
-        app.serve(server_name="127.0.0.1", server_port=port, prevent_thread_lock=True, quiet=True)
-        yield f"http://127.0.0.1:{port}"
-        app.close()
 
 
 @pytest.fixture

@@ -2,33 +2,17 @@
 
 from __future__ import annotations
 
-import socket
+import os
 import threading
-import time
 
 import numpy as np
 import pytest
 from browsing import WAIT, needs_chromium, upload
-from conftest import tiny_pipe
-from gradio_client import Client, handle_file
+from gradio_client import handle_file
 from PIL import Image
+from serving import eventually
 
-from sisrm.ui.blocks import build_app
 from sisrm.ui.serving import MAX_WAITING
-
-
-@pytest.fixture(scope="module")
-def app(tmp_path_factory):
-    """The app around the tiny pipeline, served on a free port."""
-    with pytest.MonkeyPatch.context() as patch, socket.socket() as probe:
-        patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("uploads")))
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-        probe.close()
-        app = build_app(tiny_pipe())
-        app.serve(server_name="127.0.0.1", server_port=port, prevent_thread_lock=True, quiet=True)
-        yield app
-        app.close()
 
 
 @pytest.fixture(scope="module")
@@ -36,11 +20,6 @@ def photo_file(tmp_path_factory):
     path = tmp_path_factory.mktemp("photos") / "photo.png"
     Image.fromarray(np.random.default_rng(3).integers(0, 255, (40, 48, 3), dtype=np.uint8)).save(path)
     return path
-
-
-@pytest.fixture(scope="module")
-def client(app, tmp_path_factory):
-    return Client(app.local_url, verbose=False, download_files=str(tmp_path_factory.mktemp("downloads")))
 
 
 @pytest.fixture
@@ -55,15 +34,6 @@ def held(app, monkeypatch):
     monkeypatch.setattr(app.handlers, "upscale", wait)
     yield release
     release.set()
-
-
-def eventually(check, seconds: float = 20.0):
-    """The first answer of `check` that counts as true."""
-    deadline = time.monotonic() + seconds
-    while not (answer := check()):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    return answer
 
 
 def test_a_script_is_told_its_place_and_an_estimate(app, client, photo_file, request):
@@ -82,6 +52,50 @@ def test_a_script_is_told_its_place_and_an_estimate(app, client, photo_file, req
     assert states[0].eta < states[1].eta < states[2].eta
     held.set()
     assert all(job.result(60)[1]["seed"] == 1 for job in jobs)
+
+
+def test_the_upload_of_a_waiting_job_stays_whatever_there_is(app, client, photo_file, held, upload_folder, monkeypatch):
+    def ask():
+        return client.submit(handle_file(photo_file), steps=1, seed=1, api_name="/upscale")
+
+    jobs = [ask(), ask()]
+    eventually(lambda: app.waiting() == 1)
+    (name,) = app.needed()
+    upload = upload_folder / name / "photo.png"
+    for path in (upload, upload.parent):
+        os.utime(path, (1, 1))
+    monkeypatch.setattr(app.storage, "most", 1)
+    app.storage.clean()
+    assert upload.exists()
+    held.set()
+    assert all(job.result(60)[1]["seed"] == 1 for job in jobs)
+    eventually(lambda: not app.needed())
+    app.storage.clean()
+    assert not upload.exists()
+
+
+def test_a_client_that_leaves_the_queue_is_forgotten_and_the_next_has_its_turn(
+    app, client, web, photo_file, held, monkeypatch
+):
+    began, work = [], app.handlers.upscale
+
+    def note(photo, settings, *args, **options):
+        began.append(settings.seed)
+        return work(photo, settings, *args, **options)
+
+    monkeypatch.setattr(app.handlers, "upscale", note)
+    first = client.submit(handle_file(photo_file), steps=1, seed=1, api_name="/upscale")
+    eventually(lambda: began == [1])
+    path = web.post("/gradio_api/upload", files={"files": ("a.png", photo_file.read_bytes())}).json()[0]
+    file = {"path": path, "meta": {"_type": "gradio.FileData"}}
+    asked = web.post("/gradio_api/call/upscale", json={"data": [file, 1, 1, 2, True, 2]}).json()
+    with web.stream("GET", f"/gradio_api/call/upscale/{asked['event_id']}") as answer:
+        assert answer.status_code == 200
+        last = client.submit(handle_file(photo_file), steps=1, seed=3, api_name="/upscale")
+        eventually(lambda: app.waiting() == 2)
+    eventually(lambda: app.waiting() == 1)
+    held.set()
+    assert [job.result(60)[1]["seed"] for job in (first, last)] == [1, 3] == began
 
 
 @needs_chromium

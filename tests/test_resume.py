@@ -128,7 +128,7 @@ def test_other_files_carry_no_settings(tmp_path, photo):
 
 DEADLY = """
     import os, signal, sys
-    from sisrm import cli, images
+    from sisrm import cli, whole_files
 
     replace, written = os.replace, []
 
@@ -138,7 +138,7 @@ DEADLY = """
             os.kill(os.getpid(), signal.SIGKILL)  # a whole temporary file, and no result
         replace(source, target)
 
-    images.os.replace = deadly
+    whole_files.os.replace = deadly
     sys.exit(cli.main(sys.argv[1:]))
 """
 
@@ -158,6 +158,7 @@ def test_two_processes_share_the_photos_and_a_dead_one_loses_nothing(upscale, ph
     first = {path.name: path.stat().st_mtime_ns for path in output.glob("*.png")}
     assert "1.png" in first and "3.png" not in first and set(first) < {f"{index}.png" for index in range(5)}
     assert all(np.asarray(Image.open(output / name)).shape == (80, 96, 3) for name in first), "no half results"
+    assert len(list(output.glob(".*.tmp"))) == 1, "the rest of the one that was killed"
 
     done = launch("-m", "sisrm")
     assert "process 0 of 2 has 3 of 6 photos" in done.stderr and "process 1 of 2 has 3 of 6 photos" in done.stderr
@@ -166,6 +167,7 @@ def test_two_processes_share_the_photos_and_a_dead_one_loses_nothing(upscale, ph
     assert len(told_of(done.stdout)) == len(told) == 5, "each photo once"
     assert {name for name, what in told.items() if what == "finished before"} == set(first)
     assert {name: (output / name).stat().st_mtime_ns for name in first} == first
+    assert not list(output.glob(".*"))
     # what the two have made is what one process makes
     (photos / "words.png").unlink()
     assert upscale(photos, output, "--seed", 4) == []

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import time
+from types import SimpleNamespace
 
 import pytest
-from app_process import free_port
-from conftest import tiny_pipe
+from serving import served
 
 from sisrm.errors import ParameterError
-from sisrm.ui.blocks import build_app
-from sisrm.ui.storage import FRESH_SECONDS, KEEP_SECONDS, MAX_MEGABYTES, Storage, max_bytes
+from sisrm.ui import storage as storage_module
+from sisrm.ui.storage import BURST, FRESH_SECONDS, KEEP_SECONDS, MAX_MEGABYTES, MIN_FREE, Storage, max_bytes
 
 
 @pytest.fixture
@@ -90,16 +90,44 @@ def test_the_folder_of_a_job_that_runs_stays(put, tmp_path):
     assert not job.exists()
 
 
-def test_the_server_cleans_what_an_earlier_run_left(tmp_path, monkeypatch):
-    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+def test_the_upload_of_a_job_that_still_waits_stays(put, tmp_path):
+    waits, other = put(KEEP_SECONDS + 60), put(100)
+    Storage(tmp_path, most=1, needed=lambda: {waits.name}).clean()
+    assert waits.exists() and not other.exists()
+
+
+def test_the_rest_of_an_upload_that_came_to_no_end_goes(tmp_path, monkeypatch):
+    rest, arriving, other, folder = (
+        tmp_path / name for name in ("tmpab_1cd2e", "tmpabcdefgh", "tmpabc", "tmpzzzzzzzz")
+    )
+    for path in (rest, arriving, other):
+        path.write_bytes(b"1")
+    folder.mkdir()
+    for path in (rest, other, folder):
+        os.utime(path, (time.time() - FRESH_SECONDS - 1,) * 2)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    Storage(tmp_path, most=10**9).clean()
+    assert rest.exists()  # in the system's own folder it may be another program's
+    monkeypatch.undo()
+    Storage(tmp_path, most=10**9).clean()
+    assert not rest.exists() and all(path.exists() for path in (arriving, other, folder))
+
+
+def test_uploads_are_refused_above_twice_the_bound_and_on_a_disk_that_is_nearly_full(put, tmp_path, monkeypatch):
+    storage = Storage(tmp_path, most=BURST)
+    assert storage.takes(1) and storage.takes(2 * BURST)  # let in, and counted
+    assert not storage.takes(1)
+    os.truncate(put(FRESH_SECONDS / 2) / "inside" / "a.png", BURST + 2**20)
+    assert Storage(tmp_path, most=BURST).takes(1) and not Storage(tmp_path, most=1).takes(1)
+    monkeypatch.setattr(storage_module.shutil, "disk_usage", lambda _: SimpleNamespace(free=MIN_FREE - 1))
+    assert not Storage(tmp_path, most=BURST).takes(1) and not Storage(tmp_path / "none", most=BURST).takes(1)
+
+
+def test_the_server_cleans_what_an_earlier_run_left(tmp_path):
     old = tmp_path / ("a" * 64)
     old.mkdir()
     (old / "x").write_bytes(b"1")
     for path in (old / "x", old):
         os.utime(path, (1, 1))
-    app = build_app(tiny_pipe())
-    app.serve(server_name="127.0.0.1", server_port=free_port(), prevent_thread_lock=True, quiet=True)
-    try:
+    with served(tmp_path):
         assert not old.exists()
-    finally:
-        app.close()

@@ -8,10 +8,10 @@ that it rests on are unchanged; rows of other settings lie beside it and never m
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 from sisrm.evaluation.identity import settings_digest
+from sisrm.whole_files import written_whole
 
 
 class RowCache:
@@ -47,7 +47,5 @@ class RowCache:
 
 
 def _write(path: Path, content: dict) -> None:
-    # The process's number keeps processes apart that write the same file; the rename makes the file appear complete.
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    unfinished.write_text(json.dumps(content, indent=1, default=str) + "\n", encoding="utf-8")
-    os.replace(unfinished, path)
+    with written_whole(path) as stream:
+        stream.write((json.dumps(content, indent=1, default=str) + "\n").encode())

@@ -11,9 +11,12 @@ import shutil
 from dataclasses import asdict
 from pathlib import Path
 
-from sisrm.errors import WeightsError
+from sisrm.errors import ParameterError, WeightsError
 
 WHOLE = "progress.json"  # is written last
+
+SAME = ("seed", "batch", "optimizer")
+"""Settings that must be what they were when a run goes on."""
 
 
 def save_checkpoint(accelerator, stage, ema, averaged, output: Path, settings, step: int, seconds: float) -> None:
@@ -59,11 +62,37 @@ def _save_model(stage, folder: Path) -> None:
     shutil.rmtree(fresh)
 
 
-def load_checkpoint(accelerator, output: Path) -> dict:
-    """Restore weights, optimisers and averages -> {"step", "seconds"}. Raises WeightsError when there is nothing to resume."""
-    # a whole new one beside the old one, or alone, is what a run leaves that is killed while it puts one in the other's place
-    folder = next((name for name in ("checkpoint.new", "checkpoint") if (output / name / WHOLE).is_file()), None)
+def load_checkpoint(accelerator, stage, output: Path, settings) -> dict:
+    """Restore weights, optimisers and averages -> {"step", "seconds"}.
+
+    Raises:
+        WeightsError: there is nothing to resume.
+        ParameterError: it is of another stage, or would see other samples or another optimiser from here on. How long and how fast it
+            learns may change.
+    """
+    folder = _whole_one(output)
     if folder is None:
         raise WeightsError(f"nothing to resume in {output}: expected checkpoint/{WHOLE} there")
-    accelerator.load_state(str(output / folder))
-    return json.loads((output / folder / WHOLE).read_text())
+    state = json.loads((folder / WHOLE).read_text())
+    begun = {"stage": state["stage"], **{f"--{name}": state["settings"][name] for name in SAME}}
+    asked = {"stage": stage.name, **{f"--{name}": getattr(settings, name) for name in SAME}}
+    for name, value in asked.items():
+        if value != begun[name]:
+            raise ParameterError(name, value, f"{begun[name]}, which {folder} was begun with; or another --output")
+    accelerator.load_state(str(folder))
+    return state
+
+
+def require_no_checkpoint(output: Path) -> None:
+    """Raise ParameterError where a run that begins would write over what an earlier one has learnt."""
+    if _whole_one(output) is not None:
+        raise ParameterError(
+            "--output", str(output), "a folder without a checkpoint; or --resume, to go on from the one that is there"
+        )
+
+
+def _whole_one(output: Path) -> Path | None:
+    """The checkpoint to go on from. A whole new one beside the old one, or alone, is what a run leaves that is killed while it puts one in
+    the other's place."""
+    folders = (output / "checkpoint.new", output / "checkpoint")
+    return next((folder for folder in folders if (folder / WHOLE).is_file()), None)

@@ -157,6 +157,7 @@ def _run_stage(args: argparse.Namespace, model: str, recipe: Recipe, share) -> i
     """Run a stage in this process, one of those that `share` knows."""
     import torch
 
+    from sisrm.training.checkpoints import require_no_checkpoint
     from sisrm.training.data import Photos
     from sisrm.training.loop import LoopSettings, train
 
@@ -167,9 +168,12 @@ def _run_stage(args: argparse.Namespace, model: str, recipe: Recipe, share) -> i
     optimizer = args.optimizer or recipe.optimizer
     if optimizer == "muon" and args.mixed_precision == "fp16":
         raise ParameterError("--mixed-precision", "fp16", "bf16 or no with muon, whose two optimisers share no scale")
+    head_only = args.stage == "labels" and args.head_only
+    if not (args.resume or head_only):
+        require_no_checkpoint(output)
     with share.main_first():
         source = start_folder(model, output, args.resume, write=share.is_main)
-    if args.stage == "labels" and args.head_only:
+    if head_only:
         from sisrm.training.label_head import refit
 
         if not share.is_main:

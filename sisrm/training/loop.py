@@ -120,7 +120,7 @@ def train(stage: Stage, photos: Photos, settings: LoopSettings) -> dict[str, flo
     accelerator.register_for_checkpointing(ema)
     progress = {"step": 0, "seconds": 0.0}
     if settings.resume:
-        progress = load_checkpoint(accelerator, output)
+        progress = load_checkpoint(accelerator, stage, output, settings)
     ema.to(accelerator.device)
 
     batches = Batches(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import html
 import logging
 import secrets
@@ -18,6 +17,7 @@ from gradio.context import LocalContext
 from sisrm.errors import SISRMError
 from sisrm.ui.jobs import Job
 from sisrm.ui.progress import AWAY, Update
+from sisrm.ui.storage import is_full
 from sisrm.ui.texts import language, text
 
 logger = logging.getLogger(__name__)
@@ -47,8 +47,7 @@ def errors_for_people(lang: str = "en") -> Iterator[None]:
         raise gr.Error(message, print_exception=False) from None
     except OSError as error:
         logger.exception("a request failed")
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        raise gr.Error(text("disk_full" if full else "failed", lang), print_exception=False) from None
+        raise gr.Error(text("disk_full" if is_full(error) else "failed", lang), print_exception=False) from None
     except Exception:
         logger.exception("a request failed")
         raise gr.Error(text("failed", lang), print_exception=False) from None

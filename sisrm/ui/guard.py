@@ -6,17 +6,23 @@ takes a thousand files per request. What is not needed is closed here.
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import re
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePath
 from typing import Any
 
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, PlainTextResponse
 
 from sisrm.errors import ParameterError
+from sisrm.ui.storage import FRESH_SECONDS, Storage, is_full
+from sisrm.ui.texts import language, text
+
+logger = logging.getLogger(__name__)
 
 MAX_UPLOAD_BYTES = 32 * 2**20
 """Largest file that can be uploaded."""
@@ -33,6 +39,9 @@ MAX_DEPTH = 20
 MAX_MCP_BYTES = 16 * 2**20
 """Largest body of a request to the MCP server, whose images come as base64 text."""
 
+STALL_SECONDS = 30
+"""An upload of which nothing comes for so long is ended, well before what came of it is taken for a rest that nobody needs."""
+
 _API = "/gradio_api"
 _MCP = f"{_API}/mcp"
 _OPEN = re.compile(
@@ -43,10 +52,15 @@ _OPEN = re.compile(
 
 
 class Guard:
-    """ASGI middleware: unknown addresses answer 404, bodies that are too large 413. `mcp`: whether the MCP server's are known."""
+    """ASGI middleware: unknown addresses answer 404, bodies that are too large 413, uploads for which there is no room 507.
 
-    def __init__(self, app, mcp: bool = False):
-        self.app, self.mcp = app, mcp
+    Args:
+        storage: where uploads go.
+        mcp: whether the MCP server's addresses are known.
+    """
+
+    def __init__(self, app, storage: Storage, mcp: bool = False):
+        self.app, self.storage, self.mcp = app, storage, mcp
 
     async def __call__(self, scope, receive, send) -> None:
         """Pass the request on, or answer it here."""
@@ -61,16 +75,24 @@ class Guard:
         headers = Headers(scope=scope)
         upload = path == f"{_API}/upload"
         most = MAX_UPLOAD_BYTES + 2**16 if upload else MAX_MCP_BYTES if mcp else MAX_BODY_BYTES
-        length = headers.get("content-length", "0")
-        if length.isdecimal() and int(length) > most:
+        told = headers.get("content-length", "")
+        length = int(told) if told.isdecimal() else 0
+        if length > most:
             await JSONResponse({"detail": _too_large(most)}, 413)(scope, receive, send)
             return
+        lang = language(headers.get("accept-language"))
+        if upload and not await asyncio.to_thread(self.storage.takes, length or most):
+            await _no_room("no_room", lang)(scope, receive, send)
+            return
         counted = _UploadCounter(headers.get("content-type", "")) if upload else None
-        received = 0
+        received, answered = 0, False
 
         async def bounded_receive():
             nonlocal received
-            message = await receive()
+            try:
+                message = await asyncio.wait_for(receive(), STALL_SECONDS if upload else None)
+            except asyncio.TimeoutError:
+                raise MultiPartException("The upload stalled.") from None
             if message["type"] != "http.request":
                 if upload and received:
                     # Gradio deletes what it wrote for this error alone.
@@ -83,7 +105,18 @@ class Guard:
                 counted.add(message.get("body", b""))
             return message
 
-        await self.app(scope, bounded_receive, send)
+        async def noted_send(message):
+            nonlocal answered
+            answered = True
+            await send(message)
+
+        try:
+            await self.app(scope, bounded_receive, noted_send)
+        except OSError as error:
+            if answered or not is_full(error):
+                raise
+            logger.exception("the disk is full")
+            await _no_room("disk_full", lang)(scope, receive, send)
 
 
 def check_inputs(inputs: list[Any], count: int, upload_folder: Path, fewest: int | None = None) -> None:
@@ -102,17 +135,17 @@ def check_inputs(inputs: list[Any], count: int, upload_folder: Path, fewest: int
     if not fewest <= len(inputs) <= count:
         raise ParameterError("data", inputs, f"a list of {count if fewest == count else f'{fewest} to {count}'} values")
     folder = upload_folder.resolve()
-    left = [(value, 0) for value in inputs]
-    while left:
-        value, depth = left.pop()
+    for value, depth in _nested(inputs):
         if depth > MAX_DEPTH:
             raise ParameterError("data", "nested lists", f"at most {MAX_DEPTH} levels of lists and objects")
-        if isinstance(value, Mapping):
-            if "meta" in value or "path" in value:
-                _check_file(value.get("path"), folder)
-            left += [(entry, depth + 1) for entry in value.values()]
-        elif isinstance(value, list):
-            left += [(entry, depth + 1) for entry in value]
+        if isinstance(value, Mapping) and ("meta" in value or "path" in value):
+            _check_file(value.get("path"), folder)
+
+
+def folders_of_files(inputs: list[Any]) -> set[str]:
+    """The names of the folders in which the files of a call lie, which nobody has checked yet."""
+    paths = [value.get("path") for value, _ in _nested(inputs) if isinstance(value, Mapping)]
+    return {PurePath(path).parent.name for path in paths if isinstance(path, str)}
 
 
 def blocked_paths(project: Path, upload_folder: Path) -> list[str]:
@@ -140,6 +173,22 @@ class _UploadCounter:
         self._rest = data[-(len(self._mark) - 1) :]
         if self._parts > MAX_UPLOADS + 1:  # the body ends with a mark of its own
             raise MultiPartException(f"Too many files; at most {MAX_UPLOADS} are accepted.")
+
+
+def _no_room(why: str, lang: str) -> PlainTextResponse:
+    return PlainTextResponse(text(why, lang), 507, {"Retry-After": str(FRESH_SECONDS)})
+
+
+def _nested(inputs: list[Any]) -> Iterator[tuple[Any, int]]:
+    """All values of a call, and how deep each lies in lists and objects."""
+    left = [(value, 0) for value in inputs]
+    while left:
+        value, depth = left.pop()
+        yield value, depth
+        if isinstance(value, Mapping):
+            left += [(entry, depth + 1) for entry in value.values()]
+        elif isinstance(value, list):
+            left += [(entry, depth + 1) for entry in value]
 
 
 def _is_open(path: str) -> bool:

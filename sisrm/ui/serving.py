@@ -11,7 +11,7 @@ from starlette.middleware import Middleware
 
 from sisrm.ui.api import FEWEST_VALUES
 from sisrm.ui.endpoints import errors_for_people
-from sisrm.ui.guard import MAX_UPLOAD_BYTES, Guard, blocked_paths, check_inputs
+from sisrm.ui.guard import MAX_UPLOAD_BYTES, Guard, blocked_paths, check_inputs, folders_of_files
 from sisrm.ui.handlers import Handlers
 from sisrm.ui.health import health_route
 from sisrm.ui.showcase import Showcase
@@ -42,6 +42,7 @@ class App(gr.Blocks):
     translations: dict[str, dict[str, str]]
     handlers: Handlers
     showcase: Showcase | None = None
+    storage: Storage
 
     def get_api_info(self, all_endpoints: bool = False, page: str | None = None) -> Any:
         """Gradio's description of the endpoints, with the undocumented ones in it.
@@ -66,6 +67,11 @@ class App(gr.Blocks):
         """How many jobs wait in the queue."""
         return sum(len(queue.queue) for queue in self._queue.event_queue_per_concurrency_id.values())
 
+    def needed(self) -> set[str]:
+        """The names of the folders of the uploads that jobs wait with or work on."""
+        events = list(self._queue.event_ids_to_events.values())
+        return {name for event in events if event.data is not None for name in folders_of_files(event.data.data)}
+
     def serve(self, **options: Any):
         """Queue and launch; returns what `gr.Blocks.launch` returns.
 
@@ -73,8 +79,9 @@ class App(gr.Blocks):
             options: of `gr.Blocks.launch`, taking the place of the app's own.
         """
         languages = {**self.translations, "zh-CN": self.translations["zh"], "zh-TW": self.translations["zh"]}
-        Storage(Path(gr.utils.get_upload_folder()), max_bytes()).start()
         self.queue(max_size=MAX_WAITING, api_open=False)
+        self.storage = Storage(Path(gr.utils.get_upload_folder()), max_bytes(), needed=self.needed)
+        self.storage.start()
         mcp = mcp_works()
         health = health_route(self.handlers.facts.get("preset"), self.waiting, lambda: self.handlers.busy)
         if self.showcase is not None:
@@ -83,7 +90,7 @@ class App(gr.Blocks):
             "theme": theme(), "css": CSS, "i18n": gr.I18n(**languages), "footer_links": ["api", "settings"],
             "share": False, "show_error": False, "enable_monitoring": False, "run_history": False, "ssr_mode": False,
             "strict_cors": True, "max_file_size": MAX_UPLOAD_BYTES, "state_session_capacity": MAX_SESSIONS,
-            "app_kwargs": {"middleware": [Middleware(Guard, mcp=mcp)], "routes": [health]}, "mcp_server": mcp,
+            "app_kwargs": {"middleware": [Middleware(Guard, storage=self.storage, mcp=mcp)], "routes": [health]}, "mcp_server": mcp,
             "blocked_paths": blocked_paths(PROJECT, Path(gr.utils.get_upload_folder())),
         }  # fmt: skip
         return self.launch(**{**settings, **options})

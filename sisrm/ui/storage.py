@@ -5,12 +5,16 @@ Gradio deletes by age what it remembers having made; what an earlier run of the 
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import re
 import shutil
+import stat
+import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from sisrm.errors import ParameterError
@@ -26,7 +30,20 @@ MAX_MEGABYTES = 2048
 FRESH_SECONDS = 60
 """Younger folders stay whatever there is: a job may be writing to them, or its client reading."""
 
-_OURS = re.compile(r"[0-9a-f]{64}")  # Gradio's folder of an upload, and ours of a result; nothing else is touched
+MIN_FREE = 256 * 2**20
+"""Bytes that stay free on the disk: no upload begins below, so that the jobs that were taken on can write their results."""
+
+BURST = 2**30
+"""What is fresh may go above the bound by the bound itself, or by so many bytes where that is more: one large job may fill them."""
+
+LOOK_SECONDS = 5
+"""How old the count of bytes may be that decides about an upload; what was let in since then is added to it."""
+
+_OURS = re.compile(r"[0-9a-f]{64}")  # Gradio's folder of an upload, and ours of a result
+_ARRIVING = re.compile(
+    r"tmp[a-z0-9_]{8}"
+)  # Gradio's file of an upload that is not whole; it stays when the disk was full
+# Nothing else is touched.
 
 
 def max_bytes() -> int:
@@ -43,15 +60,51 @@ def max_bytes() -> int:
     return int(set_to) * 2**20
 
 
-class Storage:
-    """Args: folder: where uploads and results lie. most: bytes in all. keep: seconds."""
+def is_full(error: OSError) -> bool:
+    """Whether a disk, or what may be written to it, is exhausted."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
-    def __init__(self, folder: Path, most: int, keep: float = KEEP_SECONDS):
-        self.folder, self.most, self.keep = folder, most, keep
+
+class Storage:
+    """Bounded files.
+
+    Args:
+        folder: where uploads and results lie.
+        most: bytes in all.
+        keep: seconds.
+        needed: tells the names of folders that stay whatever their age.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        most: int,
+        keep: float = KEEP_SECONDS,
+        needed: Callable[[], set[str]] = set,
+    ):
+        self.folder, self.most, self.keep, self.needed = folder, most, keep, needed
+        self._lock = threading.Lock()
+        self._looked, self._bytes = float("-inf"), 0
 
     def clean(self) -> int:
         """Delete what is too old, then the oldest until the rest is small enough; -> the bytes that are left."""
+        with self._lock:
+            return self._clean()
+
+    def takes(self, size: int) -> bool:
+        """Whether there is room for one more upload; its `size` in bytes counts from now on."""
+        with self._lock:
+            if time.monotonic() - self._looked > LOOK_SECONDS:
+                self._clean()
+            if self._bytes > self.most + max(self.most, BURST) or self._free() < MIN_FREE:
+                return False
+            self._bytes += size
+            return True
+
+    def _clean(self) -> int:
         now = time.time()
+        self._forget_arriving(now)
+        needed = self.needed()
         found = sorted((_look(path) for path in self._folders()), key=lambda entry: entry[0])
         total = sum(size for _, size, _ in found)
         for changed, size, path in found:
@@ -59,9 +112,30 @@ class Storage:
                 continue
             if not size and now - changed <= self.keep:  # of a job that runs
                 continue
+            if path.name in needed:
+                continue
             shutil.rmtree(path, ignore_errors=True)
             total -= size
+        self._looked, self._bytes = time.monotonic(), total
         return total
+
+    def _forget_arriving(self, now: float) -> None:
+        """Delete what is left of uploads that came to no end."""
+        if self.folder.resolve() == Path(tempfile.gettempdir()).resolve() or not self.folder.is_dir():
+            return  # other programs' files have such names there
+        for path in self.folder.iterdir():
+            if _ARRIVING.fullmatch(path.name):
+                try:
+                    state = path.lstat()
+                    if stat.S_ISREG(state.st_mode) and now - state.st_mtime > FRESH_SECONDS:
+                        path.unlink()
+                except FileNotFoundError:
+                    continue
+
+    def _free(self) -> int:
+        """Bytes that are free on the disk."""
+        folder = next(path for path in (self.folder, *self.folder.absolute().parents) if path.is_dir())
+        return shutil.disk_usage(folder).free
 
     def start(self, every: float = 60.0) -> None:
         """Clean now, and again every so many seconds as long as the process runs."""
