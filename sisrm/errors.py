@@ -23,7 +23,7 @@ class ParameterError(SISRMError, ValueError):
     def __init__(self, name: str, value: object, accepted: str):
         shown = repr(value)
         if len(shown) > 80:
-            shown = shown[:77] + "..."
+            shown = f"{shown[:38]}...{shown[-39:]}"  # a path's end says more than its middle
         super().__init__(f"{name} is {shown}; accepted: {accepted}")
         self.name, self.value, self.accepted = name, value, accepted
 

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -219,8 +220,18 @@ def peak_memory(device: torch.device) -> int:
     """Bytes: the CUDA allocator's peak since its last reset, or this process's largest resident size so far."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    try:  # what `getrusage` says starts at the size of the process that started this one
+        return process_status("VmHWM")
+    except OSError:
+        pass
     # Linux counts in KiB, macOS in bytes.
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def process_status(field: str) -> int:
+    """Bytes of a field of /proc/self/status (Linux; OSError elsewhere)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field + ":"))
 
 
 def device_name(device: torch.device) -> str:

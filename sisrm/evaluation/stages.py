@@ -17,6 +17,7 @@ import torch
 
 import sisrm.pipeline as pipeline_module
 import sisrm.semantics as semantics_module
+from sisrm.evaluation.complexity import process_status
 
 OTHER = "other"
 """What is spent outside every stage."""
@@ -155,12 +156,12 @@ def memory_laps(device: torch.device) -> Callable[[], float] | None:
     try:
         _return_free_memory()
         _forget_peak()
-        held = _status("VmRSS")
+        held = process_status("VmRSS")
     except OSError:
         return None
 
     def resident_lap() -> float:
-        peak = _status("VmHWM")
+        peak = process_status("VmHWM")
         _forget_peak()
         return peak - held
 
@@ -176,9 +177,3 @@ def _return_free_memory() -> None:
 def _forget_peak() -> None:
     """Set this process's recorded peak of resident memory to what it holds now (Linux, proc(5))."""
     Path("/proc/self/clear_refs").write_text("5")
-
-
-def _status(field: str) -> int:
-    """Bytes of a field of /proc/self/status."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field + ":"))
