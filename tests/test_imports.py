@@ -49,7 +49,7 @@ LAYERS = [
         "sisrm.tile_batches",
         "sisrm.weights",
     ],
-    ["sisrm.errors", "sisrm.labels"],
+    ["sisrm.errors", "sisrm.whole_files", "sisrm.labels"],
     ["sisrm"],
     ["sisrm.startup"],
 ]
