@@ -229,9 +229,11 @@ def peak_memory(device: torch.device) -> int:
 
 
 def process_status(field: str) -> int:
-    """Bytes of a field of /proc/self/status (Linux; OSError elsewhere)."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field + ":"))
+    """Bytes of a field of /proc/self/status. Raises OSError where the system has no such file, or none of that field in it."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field + ":"):
+            return int(line.split()[1]) * 1024
+    raise OSError(f"/proc/self/status has no {field}")
 
 
 def device_name(device: torch.device) -> str:

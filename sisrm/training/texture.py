@@ -47,7 +47,8 @@ def grid_l1(a: torch.Tensor, b: torch.Tensor, period: int = 8, window: int = 96)
     window = min(window, *(side // period * period for side in a.shape[-2:]))
     height, width = (side // window * window for side in a.shape[-2:])
     a, b = a.float()[..., :height, :width], b.float()[..., :height, :width]
-    steps = sum(F.avg_pool2d(F.pad(b, pad).diff(dim=axis).abs(), period) for axis, pad in ((2, (0, 0, 0, 1)), (3, (0, 1))))
+    pads = ((2, (0, 0, 0, 1)), (3, (0, 1, 0, 0)))
+    steps = sum(F.avg_pool2d(F.pad(b, pad, mode="replicate").diff(dim=axis).abs(), period) for axis, pad in pads)
     flat = 1 / (1 + steps.mean(dim=1, keepdim=True) / FLAT)  # B, 1, rows, columns of periods
 
     def blocks(image: torch.Tensor, side: int) -> torch.Tensor:  # B, C, rows, within, side, columns, within, side

@@ -40,10 +40,8 @@ LOOK_SECONDS = 5
 """How old the count of bytes may be that decides about an upload; what was let in since then is added to it."""
 
 _OURS = re.compile(r"[0-9a-f]{64}")  # Gradio's folder of an upload, and ours of a result
-_ARRIVING = re.compile(
-    r"tmp[a-z0-9_]{8}"
-)  # Gradio's file of an upload that is not whole; it stays when the disk was full
-# Nothing else is touched.
+# Gradio's file of an upload that is not whole; it stays when the disk was full. Nothing else is touched.
+_ARRIVING = re.compile(r"tmp[a-z0-9_]{8}")
 
 
 def max_bytes() -> int:

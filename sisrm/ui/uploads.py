@@ -42,6 +42,7 @@ def result_name(value: Mapping, scale: int = SCALE) -> str:
     stem = re.sub(r"[^A-Za-z0-9_-]+", "-", Path(name).stem)[:60].strip("-") if isinstance(name, str) else ""
     return f"{stem or 'sisrm'}-{scale}x.png"
 
+
 def source_of(image: object) -> str:
     """A name for an upload: the folder that Gradio gave it, which is told by its content."""
     return Path(str(image.get("path"))).parent.name if isinstance(image, dict) else ""
