@@ -162,6 +162,8 @@ def memory_laps(device: torch.device) -> Callable[[], float] | None:
 
     def resident_lap() -> float:
         peak = process_status("VmHWM")
+        # What the stage gave free but the allocator kept is not the next stage's memory.
+        _return_free_memory()
         _forget_peak()
         return peak - held
 
