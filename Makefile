@@ -21,7 +21,7 @@ run: $(VENV)/installed
 test: export OMP_NUM_THREADS = 1
 test: $(VENV)/installed-for-tests
 	$(VENV)/bin/ruff check .
-	$(VENV)/bin/python -m pytest --numprocesses $(WORKERS) --dist loadfile
+	$(VENV)/bin/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 soak: export OMP_NUM_THREADS = 1
 soak: $(VENV)/installed-for-tests

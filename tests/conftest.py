@@ -26,6 +26,30 @@ from sisrm.unet import SegmentationUNet
 
 torch.set_num_threads(int(os.environ.get("SISRM_TEST_THREADS", "1")))
 
+# Few tests that take long: they come first, so that the processes that share the tests end together.
+LONG_FILES = (
+    "test_training_processes",
+    "test_load",
+    "test_resume",
+    "test_sizes",
+    "test_environment",
+    "test_complexity",
+    "test_cli",
+    "test_evaluation_runs",
+    "test_large",
+    "test_zero_gpu",
+    "test_tiling",
+    "test_training_killed",
+    "test_session_browser",
+    "test_accessibility",
+)
+
+
+def pytest_collection_modifyitems(items):
+    order = {name: place for place, name in enumerate(LONG_FILES)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
+
+
 UNET = {
     "sample_size": 8,
     "in_channels": 4,

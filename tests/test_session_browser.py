@@ -212,3 +212,16 @@ def test_the_ablation_shows_every_variant(browser, app_url, garden):
         assert names == ["Full model", "Without MFF", "Without SCA", "Without SAPE"]
         assert page.locator("#variants img").count() == 8
         assert "differs by" in page.locator("#variants figcaption").last.inner_text()
+
+
+def test_a_page_whose_upload_is_refused_says_why_and_takes_the_next_one(browser, app, url, garden, monkeypatch):
+    page = browser.new_page(locale="zh-CN")
+    page.goto(url)
+    page.wait_for_selector("#run", timeout=WAIT)
+    with monkeypatch.context() as patch:
+        patch.setattr(app.storage, "_free", lambda: 0)
+        page.locator("#photo input[type=file]").set_input_files(garden)
+        page.get_by_text("服务器暂时没有空间").wait_for(timeout=WAIT)
+        assert page.locator("#photo img").count() == 0
+    upload(page, garden)
+    page.close()
