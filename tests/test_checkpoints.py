@@ -26,15 +26,16 @@ def photos(tmp_path, photo) -> Photos:
 
 @pytest.mark.parametrize(
     "name, begun, asked",
-    [("seed", 0, 1), ("batch", 2, 3), ("optimizer", "adamw", "muon"), ("stage", "it2ic", "autoencoder")],
+    [("seed", 0, 1), ("batch", 2, 3), ("optimizer", "adamw", "muon"), ("stage", "it2ic", "autoencoder"), ("--crop", 24, 32)],
 )
 def test_a_checkpoint_of_another_run_is_not_gone_on_from(photos, tmp_path, name, begun, asked):
     (tmp_path / "checkpoint").mkdir()
-    kept = settings(tmp_path, **({} if name == "stage" else {name: begun}))
-    stage = "it2ic" if name == "stage" else "autoencoder"
-    state = {"step": 1, "seconds": 1.0, "stage": stage, "settings": asdict(kept)}
+    of_stage = name in ("stage", "--crop")
+    kept = settings(tmp_path, **({} if of_stage else {name: begun}))
+    kind = {"stage": "autoencoder", "--crop": 32} | ({name: begun} if of_stage else {})
+    state = {"step": 1, "seconds": 1.0, **kind, "settings": asdict(kept)}
     (tmp_path / "checkpoint/progress.json").write_text(json.dumps(state))
-    changed = replace(kept, resume=True, **({} if name == "stage" else {name: asked}))
+    changed = replace(kept, resume=True, **({} if of_stage else {name: asked}))
     with pytest.raises(ParameterError, match=f"{name} is {asked!r}; accepted: {begun}, which .* was begun with"):
         train(AutoencoderStage(tiny_pipe().vae, crop=32), photos, changed)
 

@@ -37,7 +37,7 @@ def save_checkpoint(accelerator, stage, ema, averaged, output: Path, settings, s
     accelerator.save_state(str(fresh))
     accelerator.wait_for_everyone()  # each process writes a file of its own there
     if accelerator.is_main_process:
-        state = {"step": step, "seconds": seconds, "stage": stage.name, "settings": asdict(settings)}
+        state = {"step": step, "seconds": seconds, **_kind(stage), "settings": asdict(settings)}
         unfinished = fresh / (WHOLE + ".tmp")
         unfinished.write_text(json.dumps(state, indent=1))
         os.replace(unfinished, fresh / WHOLE)
@@ -48,6 +48,11 @@ def save_checkpoint(accelerator, stage, ema, averaged, output: Path, settings, s
         _save_model(stage, output / "model")
         ema.restore(averaged)
     accelerator.wait_for_everyone()
+
+
+def _kind(stage) -> dict[str, object]:
+    """What of a stage must be what it was when a run goes on."""
+    return {"stage": stage.name, "--crop": stage.crops().crop}
 
 
 def _save_model(stage, folder: Path) -> None:
@@ -74,10 +79,10 @@ def load_checkpoint(accelerator, stage, output: Path, settings) -> dict:
     if folder is None:
         raise WeightsError(f"nothing to resume in {output}: expected checkpoint/{WHOLE} there")
     state = json.loads((folder / WHOLE).read_text())
-    begun = {"stage": state["stage"], **{f"--{name}": state["settings"][name] for name in SAME}}
-    asked = {"stage": stage.name, **{f"--{name}": getattr(settings, name) for name in SAME}}
+    begun = state | {f"--{name}": state["settings"][name] for name in SAME}
+    asked = _kind(stage) | {f"--{name}": getattr(settings, name) for name in SAME}
     for name, value in asked.items():
-        if value != begun[name]:
+        if value != begun.get(name, value):  # checkpoints of earlier versions do not tell their crop
             raise ParameterError(name, value, f"{begun[name]}, which {folder} was begun with; or another --output")
     accelerator.load_state(str(folder))
     return state
