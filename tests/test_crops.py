@@ -39,3 +39,15 @@ def test_a_patch_has_its_part_of_the_region_and_of_the_transparency(tmp_path):
         left = done.report["crop"]["left"]
         expected = photo.alpha.crop((left, 0, left + 128, 32)).resize((512, 128), Image.Resampling.BICUBIC)
         assert np.array_equal(np.asarray(Image.open(done.result).getchannel("A")), np.asarray(expected))
+
+
+def test_a_patch_has_no_label_where_all_of_the_photo_are_muted(compact_pipeline, tmp_path):
+    handlers = Handlers(compact_pipeline, {})
+    photo = Photo(Image.open("examples/raccoon.png").convert("RGB").resize((288, 216)))
+    given = {"steps": 1, "guidance_scale": 1.0, "top_k": 3}
+    names = [label.name for label in handlers.labels_of(photo, handlers.check(given))]
+    corner = Photo(photo.image.crop((0, 0, 128, 128)))
+    own = {label.name for label in handlers.labels_of(corner, handlers.check(given))}
+    assert own - set(names)  # the patch alone would bring others in
+    done = preview(handlers, photo, handlers.check({**given, "muted_labels": names}), (0.0, 0.0), tmp_path)
+    assert done.report["labels"] == [] and done.report["prompt"] == ""

@@ -392,3 +392,9 @@ def test_the_check_of_values_and_the_blocked_folders(tmp_path):
         check_inputs([deep], 1, tmp_path)
     blocked = blocked_paths(PROJECT, Path("/var/folders/uploads"))
     assert str(PROJECT) in blocked and "/etc" in blocked and "/var" not in blocked
+
+
+def test_folders_that_the_environment_blocks_are_blocked_too(monkeypatch):
+    monkeypatch.setenv("GRADIO_BLOCKED_PATHS", "/srv/secret, /opt,,/var")
+    blocked = blocked_paths(PROJECT, Path("/var/folders/uploads"))
+    assert {"/srv/secret", "/opt", "/etc", str(PROJECT)} <= set(blocked) and "/var" not in blocked

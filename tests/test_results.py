@@ -15,10 +15,12 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from test_http import FILE, photo_bytes, press, upload
 
 from sisrm.errors import ParameterError
 from sisrm.images import Photo, write_png
 from sisrm.labels import CLASS_NAMES
+from sisrm.ui import results
 from sisrm.ui.comparison import export
 from sisrm.ui.handlers import Handlers
 from sisrm.ui.links import LONGEST, from_query, to_query
@@ -247,3 +249,11 @@ def test_every_colour_correction_is_explained_where_it_is_chosen(lang):
 
 def test_controls_have_no_kind_that_files_and_links_do_not_know():
     assert {type(control) for control in CONTROLS.values()} == {Limit, Switch, Choice, Names}
+
+
+def test_a_format_that_cannot_hold_the_result_is_refused_before_the_work(app, web, tmp_path, monkeypatch):
+    monkeypatch.setitem(results._LONGEST, "webp", 60)
+    monkeypatch.setattr(app.handlers, "upscale", lambda *_, **__: pytest.fail("it was worked on"))
+    photo = {"path": upload(web, photo_bytes(tmp_path)), "meta": FILE}
+    text = press(app, web, photo, format="webp")
+    assert "format is" in text and "png for a result of more than 60 pixels" in text

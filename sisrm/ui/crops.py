@@ -64,8 +64,10 @@ def preview(
     if settings.sape:
         labels = handlers.labels_of(photo, settings, watch)
         more["labels"] = labels_as_json(labels)
-        # Where every label is muted there are none to give, and the patch's own are muted too.
         own = replace(settings, labels=tuple(label.name for label in labels), extra_labels=())
+        if not labels:  # all of the photo's are muted; the patch must not bring others in
+            seen = handlers.labels_of(patch, replace(own, muted_labels=()), watch)
+            own = replace(own, muted_labels=tuple(label.name for label in seen))
     if region is not None:
         region = _part(region, photo.size, box)
     return handlers.upscale(patch, own, folder, name, watch, region, more=more)

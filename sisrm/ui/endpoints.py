@@ -19,6 +19,7 @@ from sisrm.ui.jobs import Job
 from sisrm.ui.progress import AWAY, Update
 from sisrm.ui.storage import is_full
 from sisrm.ui.texts import language, text
+from sisrm.ui.texts_of_errors import told
 
 logger = logging.getLogger(__name__)
 
@@ -36,14 +37,14 @@ def in_line(at_once: int) -> dict[str, Any]:
 
 @contextmanager
 def errors_for_people(lang: str = "en") -> Iterator[None]:
-    """Show our own errors as they are; log any other and show one sentence, never its text."""
+    """Show our own errors in the visitor's language; log any other and show one sentence, never its text."""
     try:
         yield
     except gr.Error:
         raise
     except SISRMError as error:
         # Gradio shows the message as HTML, and it may quote a visitor's file name.
-        message = html.escape(str(error), quote=False)
+        message = html.escape(told(error, lang), quote=False)
         raise gr.Error(message, print_exception=False) from None
     except OSError as error:
         logger.exception("a request failed")

@@ -11,7 +11,6 @@ from typing import Any
 import gradio as gr
 
 from sisrm.errors import Interrupted
-from sisrm.ui import panels
 from sisrm.ui.card import card, note
 from sisrm.ui.choosing import Choosing
 from sisrm.ui.crops import preview
@@ -23,7 +22,7 @@ from sisrm.ui.jobs import Job
 from sisrm.ui.modules import VARIANTS, compare, grid, run_variant, without
 from sisrm.ui.page import Page
 from sisrm.ui.progress import Update, Watch
-from sisrm.ui.results import FORMAT
+from sisrm.ui.results import FORMAT, require_room
 from sisrm.ui.semantic_panel import Edits, edits_of, region_of, seen
 from sisrm.ui.settings import CONTROLS, Settings, presets
 from sisrm.ui.showcase import Showcase
@@ -64,7 +63,6 @@ class Events:
             "outputs": [page.comparison, page.session, controls.settings["seed"], page.carried, *busy, *around],
             **quiet,
             **model,
-            "trigger_mode": "always_last",  # another example, chosen while one is enlarged, has its turn
         }
         starts = [page.run.click, page.panel.submit, page.sample.click, page.compare.click]
         if page.picked is not None:
@@ -73,16 +71,17 @@ class Events:
             start(None, js=_SHOW, outputs=[page.cancel], **quiet)
         jobs = [page.run.click(**enlarge), page.panel.submit(**enlarge | {"fn": self.enlarge_shown})]
         if page.picked is not None:
-            jobs.append(page.picked.load_input_event.success(**enlarge))
+            # Another example, chosen while one is enlarged, has its turn; a second click on a button has none.
+            jobs.append(page.picked.load_input_event.success(**enlarge, trigger_mode="always_last"))
+        jobs.append(
+            page.sample.click(
+                self.sample, [page.session, controls.format, page.point, *asked],
+                [page.comparison, page.session, *busy, *around], **common, **model,
+            )
+        )  # fmt: skip
         for job in jobs:
             job.success(**absolute)
-        jobs += [
-            page.sample.click(
-                self.sample, [controls.format, page.point, *asked],
-                [page.comparison, page.made, page.download, page.both, *busy, *page.hidden_at_first[:1]], **common, **model,
-            ),
-            page.compare.click(self.ablate, asked, [page.variants, *busy], **common, **model),
-        ]  # fmt: skip
+        jobs.append(page.compare.click(self.ablate, asked, [page.variants, *busy], **common, **model))
         for job in jobs:  # `then` alone is not run by the page after an error
             job.success(self.free, None, busy[1:], **quiet, queue=False)
             job.failure(self.failed, None, busy, **quiet, queue=False)
@@ -98,15 +97,15 @@ class Events:
         )  # fmt: skip
         page.photo.select(self.choosing.point_at, [page.photo], [page.point, page.live], **quiet)
         page.photo.change(self.choosing.another_photo, None, [page.point, page.variants], **quiet, queue=False)
-        # Edits belong to a photo. A result that is dropped in gives its settings back.
-        gr.on([page.photo.upload, page.photo.clear], fn=None, js="() => null", outputs=[page.panel], **quiet)
+        # Edits belong to a photo, and so does what was said of it. A result that is dropped in gives its settings back.
+        gr.on([page.photo.upload, page.photo.clear], None, js="() => [null, '']", outputs=[page.panel, page.live], **quiet)
         restored = page.photo.upload(self.choosing.settings_of, [page.photo], [*settings, page.carried, page.live], **quiet)
         if self.handlers.model.live:  # on ZeroGPU it would take a call out of the visitor's day
             restored.then(
                 self.look, [page.photo, page.carried, *settings], [page.panel, page.live], **{**model, **quiet},
                 trigger_mode="always_last",
             )  # fmt: skip
-        app.load(None, js=(STATIC / "names.js").read_text(encoding="utf-8"), **quiet)
+        app.load(None, js=(STATIC / "page.js").read_text(encoding="utf-8"), **quiet)
         app.load(self.choosing.settings_of_link, None, [controls.preset, *settings, page.carried], **quiet)
         if self.showcase is not None:
             app.load(self.showing.example, None, [page.comparison, *around], **quiet).then(**absolute)
@@ -120,6 +119,7 @@ class Events:
 
             def work(watch: Watch) -> Upscaled:
                 photo = open_upload(image, uploads())
+                require_room(format, photo.size, settings.output_scale)
                 # Of an example everybody gets the same file, whatever the first one called it.
                 called = self.finished.name_of(photo)
                 name = result_name({"orig_name": called} if called else image, settings.output_scale)
@@ -186,7 +186,7 @@ class Events:
             return {page.live: note(html.unescape(str(error.message)))}
         return {page.panel: {**seen(last.result.report, last.result.views, source, edits), "first": True}}
 
-    async def sample(self, request: gr.Request, format, point, image, *asked) -> AsyncIterator[dict]:
+    async def sample(self, request: gr.Request, last, format, point, image, *asked) -> AsyncIterator[dict]:
         """Enlarge the patch that the visitor pointed at."""
         page, lang = self.page, language_of(request)
         with errors_for_people(lang):
@@ -206,18 +206,9 @@ class Events:
             if update.result is None:
                 yield {page.live: note(text("cancelled", lang))}
                 return
-            patch = shown(update.result, f"{source}-{at}", lang)
-            yield {
-                page.comparison: {
-                    **patch.viewer,
-                    "title": text("sample_title", lang, title=patch.viewer["title"]),
-                    "passing": True,
-                },
-                page.made: panels.made(patch.report, lang, "sample_made"),
-                **self.showing.files(patch, format),
-                page.hidden_at_first[0]: gr.update(visible=True),
-                page.live: "",
-            }
+            patch = shown(update.result, f"{source}-{at}", lang, sample=True)
+            beside = await asyncio.to_thread(self.showing.beside, patch, lang, format)
+            yield {page.comparison: patch.viewer, page.session: remember(last, patch), page.live: "", **beside}
 
     async def ablate(self, request: gr.Request, image, *asked) -> AsyncIterator[dict]:
         """The same with each module taken out."""

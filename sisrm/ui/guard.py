@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePath
@@ -149,8 +150,11 @@ def folders_of_files(inputs: list[Any]) -> set[str]:
 
 
 def blocked_paths(project: Path, upload_folder: Path) -> list[str]:
-    """Folders that are never served, whatever Gradio thinks of them; none that uploads and results lie in."""
-    candidates = [project, Path.home(), *map(Path, ("/etc", "/proc", "/sys", "/dev", "/run", "/root", "/home", "/var"))]
+    """Folders that are never served, whatever Gradio thinks of them, with those of GRADIO_BLOCKED_PATHS, as Gradio reads it; none that
+    uploads and results lie in."""
+    more = [path for entry in os.environ.get("GRADIO_BLOCKED_PATHS", "").split(",") if (path := entry.strip())]
+    system = ("/etc", "/proc", "/sys", "/dev", "/run", "/root", "/home", "/var")
+    candidates = [project, Path.home(), *map(Path, (*system, *more))]
     resolved = upload_folder.resolve()
     return [str(path) for path in candidates if path != Path("/") and not resolved.is_relative_to(path.resolve())]
 

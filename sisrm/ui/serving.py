@@ -29,7 +29,7 @@ PROJECT = Path(__file__).resolve().parent.parent.parent
 
 
 def mcp_works() -> bool:
-    """Whether the optional package `mcp` is there, in a version that Gradio's MCP server works with."""
+    """Whether the package `mcp` is there, in a version that Gradio's MCP server works with."""
     try:
         return version("mcp").split(".")[0] == "1"
     except PackageNotFoundError:

@@ -38,7 +38,8 @@ class Showing:
         entry, lang = again(last, chosen._data.get("id")), language_of(request)
         if entry is None:
             return {self.page.details: gr.skip()}
-        return self.beside(replace(entry, panel={**entry.panel, "restored": True}), lang, format)
+        with errors_for_people(lang):
+            return self.beside(replace(entry, panel={**entry.panel, "restored": True}), lang, format)
 
     def as_format(self, request: gr.Request, last, report, format) -> dict:
         """The latest result in another format."""
@@ -61,23 +62,17 @@ class Showing:
         return None
 
     def beside(self, entry: Shown, lang: str, format: str, line: str = "made") -> dict:
-        """What is shown around the viewer."""
+        """What is shown around the viewer. The panel goes on showing the whole photo while a sample of it is looked at."""
         page = self.page
         query = to_query(self.handlers.check(entry.report["settings"]), self.handlers.defaults)
         return {
-            page.made: panels.made(entry.report, lang, line),
-            **self.files(entry, format),
+            page.made: panels.made(entry.report, lang, "sample_made" if entry.sample else line),
+            page.download: str(converted(Path(entry.download), format)),
+            page.both: str(export(Path(entry.before), Path(entry.download), format="jpeg")),
             page.link: f"?{query}",
-            page.panel: entry.panel,
             page.details: entry.report,
+            **({} if entry.sample else {page.panel: entry.panel}),
             **{area: gr.update(visible=True) for area in page.hidden_at_first},
-        }
-
-    def files(self, entry: Shown, format: str) -> dict:
-        """What the buttons under the viewer give."""
-        return {
-            self.page.download: str(converted(Path(entry.download), format)),
-            self.page.both: str(export(Path(entry.before), Path(entry.download), format="jpeg")),
         }
 
 

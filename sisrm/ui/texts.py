@@ -90,7 +90,8 @@ TEXTS: dict[str, dict[str, str]] = {
         "sample_title": "Patch: {title}",
         "sample_made": "A patch of the photo: {line}. Click on the photo to choose another place.",
         "pointed": "Try a patch will take the place at {x}% from the left and {y}% from the top.",
-        "restored": "Settings, seed and labels were restored from this result.",
+        "restored": "Settings, seed and labels were restored from this result. They hold for the photo chosen next too; its original "
+        "gives the same picture.",
         "both": "Before and after",
         "link": "Link to these settings",
         "link_info": "Carries the settings and the seed, never the photo.",
@@ -184,7 +185,7 @@ TEXTS: dict[str, dict[str, str]] = {
         "sample_title": "局部：{title}",
         "sample_made": "照片的一小块：{line}。点击照片可选择别处。",
         "pointed": "“先试一小块”将取距左 {x}%、距上 {y}% 处。",
-        "restored": "已从这张结果图恢复设置、种子和标签。",
+        "restored": "已从这张结果图恢复设置、种子和标签；接着选择其原图，即可得到同样的结果。",
         "both": "前后对比图",
         "link": "这些设置的链接",
         "link_info": "只含设置和种子，绝不含照片。",

@@ -47,6 +47,7 @@ def pair(
     steps: Sequence[Step] = (),
     title: str = "",
     example: bool = False,
+    passing: bool = False,
 ) -> dict[str, Any]:
     """The viewer's value.
 
@@ -58,12 +59,13 @@ def pair(
         boxes: the red one and the blue one; none: no close-ups.
         steps: earlier states of the result.
         title: a few words that tell this result from the others.
-        example: whether it goes away when the visitor's first result comes.
+        example: whether it goes away when the visitor's first result comes. passing: whether it does when any other comes.
     """
     return {
         "id": secrets.token_hex(8),
         "title": title,
         "example": example,
+        "passing": passing,
         "source": source,
         "before": served(before),
         "after": served(after),

@@ -8,4 +8,8 @@
   };
   new MutationObserver(name).observe(document.body, { childList: true, subtree: true, attributes: true, attributeFilter: ['src'] });
   name();
+  // Gradio sends both clicks of a double click, as the first one has not been sent when the second one comes.
+  document.addEventListener('click', (event) => {
+    if (event.detail > 1 && event.target.closest('#run, #sample, #compare, #semantics .again')) event.stopImmediatePropagation();
+  }, { capture: true });
 }
