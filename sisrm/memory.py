@@ -12,9 +12,9 @@ from sisrm.startup import trim_heaps
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out: on a GPU, or on a CPU, where PyTorch has no error class of its own for it."""
-    words = ("out of memory", "not enough memory", "can't allocate memory")
+    words = ("out of memory", "not enough memory", "can't allocate memory", "alloc_failed")
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
-        isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+        isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
     )
 
 

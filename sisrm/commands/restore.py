@@ -16,6 +16,7 @@ from sisrm.commands.resume import KEY, Requests
 from sisrm.conversion import with_alpha
 from sisrm.errors import ImageError, OutOfMemory
 from sisrm.images import NOTICES, Photo, read_photo, write_image, write_png
+from sisrm.whole_files import written_whole
 
 logger = logging.getLogger(__name__)
 
@@ -154,7 +155,8 @@ def segment(options: argparse.Namespace) -> int:
                 {"name": entry.name, "index": entry.index, "share": entry.share} for entry in drawing.legend(class_map)
             ],
         }
-        description.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+        with written_whole(description) as stream:
+            stream.write((json.dumps(found, indent=2) + "\n").encode())
         return f"{path} -> {description}: {seen.prompt[0]}"
 
     return 2 if _each(inputs.files, inputs.problems, work) else 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from PIL import Image
 
@@ -37,10 +38,15 @@ class Steps:
             self._at, self.watch.looks = {}, 0
         wanted = [share for share, step in self._at.items() if step == index]
         if wanted or (index + 1 < self.steps and self.watch.wants_preview(values["tiles"])):
-            shown = self.watch.show(index + 1, lambda: values["preview"]()[0])
+            shown = self.watch.show(index + 1, lambda: values["preview"](report=partial(self._after_tile, pipe))[0])
             self.states.update(dict.fromkeys(wanted, shown))
             self.watch.looks -= bool(wanted)
         return {}
+
+    def _after_tile(self, pipe, done: int, total: int) -> None:
+        """A preview of many tiles is not finished for nobody."""
+        if self.watch.cancelled.is_set():
+            pipe.interrupt = True
 
 
 def tiles(watch: Watch) -> Callable[..., None]:

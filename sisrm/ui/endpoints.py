@@ -14,8 +14,10 @@ from typing import Any, TypeVar
 import gradio as gr
 from gradio.context import LocalContext
 
-from sisrm.errors import SISRMError
+from sisrm.errors import OutOfMemory, SISRMError
+from sisrm.memory import is_out_of_memory, release_memory
 from sisrm.ui.jobs import Job
+from sisrm.ui.model import NO_MEMORY
 from sisrm.ui.progress import AWAY, Update
 from sisrm.ui.storage import is_full
 from sisrm.ui.texts import language, text
@@ -28,6 +30,10 @@ T = TypeVar("T")
 AS_SENT = {"preprocess": False}
 """Event options: values arrive as they came over the wire and are checked by the handlers. Gradio's own checks let NaN
 through, and decode an image before its size is known."""
+
+
+UNFINISHED: dict[str, Path] = {}
+"""The folders of results that jobs of this process are making, by name: nothing in them may be deleted for its age."""
 
 
 def in_line(at_once: int) -> dict[str, Any]:
@@ -49,8 +55,11 @@ def errors_for_people(lang: str = "en") -> Iterator[None]:
     except OSError as error:
         logger.exception("a request failed")
         raise gr.Error(text("disk_full" if is_full(error) else "failed", lang), print_exception=False) from None
-    except Exception:
+    except Exception as error:
         logger.exception("a request failed")
+        if is_out_of_memory(error):  # before the model, whose own errors are told apart where it is held
+            release_memory()
+            raise gr.Error(told(OutOfMemory(NO_MEMORY), lang), print_exception=False) from None
         raise gr.Error(text("failed", lang), print_exception=False) from None
 
 
@@ -100,11 +109,14 @@ def uploads() -> Path:
 def result_folder() -> Iterator[Path]:
     """`new_folder` for a job; nothing of it is left where the job fails or is cancelled."""
     folder = new_folder()
+    UNFINISHED[folder.name] = folder
     try:
         yield folder
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
+    finally:
+        del UNFINISHED[folder.name]
 
 
 def new_folder() -> Path:

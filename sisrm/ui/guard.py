@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePath
 from typing import Any
 
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
@@ -163,8 +164,8 @@ class _UploadCounter:
     """Counts the parts of a multipart body as it arrives."""
 
     def __init__(self, content_type: str):
-        found = re.search(r'boundary="?([^";,\s]+)', content_type)
-        self._mark = b"--" + found.group(1).encode("latin-1") if found else b""
+        boundary = parse_options_header(content_type)[1].get(b"boundary")  # as what parses the body reads it
+        self._mark = b"--" + boundary if boundary else b""
         self._parts, self._rest = 0, b""
 
     def add(self, block: bytes) -> None:

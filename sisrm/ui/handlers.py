@@ -27,7 +27,8 @@ from sisrm.memory import is_out_of_memory, release_memory
 from sisrm.resize import SCALE
 from sisrm.sape import Label
 from sisrm.semantics import SegmentationOutput
-from sisrm.ui.model import NO_MEMORY, Request
+from sisrm.startup import trim_heaps
+from sisrm.ui.model import NO_MEMORY, Answer, Request
 from sisrm.ui.pictures import Views, write_views
 from sisrm.ui.progress import Pace, Watch
 from sisrm.ui.readings import Readings, pixels_digest
@@ -128,18 +129,25 @@ class Handlers:
             SISRMError: the pipeline refused the image or a setting, or memory ran out. Interrupted: the watch was cancelled.
         """
         watch = watch or Watch(self.pace)
-        work = partial(self._upscale, photo, settings, folder, name, watch, region, states, more)
-        return self._seated(watch, work)
 
-    def _upscale(self, photo, settings, folder, name, watch, region, states, more, pipe) -> Upscaled:
-        key = pixels_digest(photo.image)
-        known = self.readings.get(key)
-        request = Request(photo.image, settings, known, region, states)
-        watch.begin(*request.size)
-        done = self.model.at(pipe).answer(request, watch)
-        self.readings.keep(key, done.reading)
-        output = done.output
+        def work(pipe) -> tuple[Request, Answer]:
+            key = pixels_digest(photo.image)
+            request = Request(photo.image, settings, self.readings.get(key), region, states)
+            watch.begin(*request.size)
+            done = self.model.at(pipe).answer(request, watch)
+            self.readings.keep(key, done.reading)
+            return request, done
+
+        held = [self._seated(watch, work)]
+        try:  # the model is free for others while the files are written
+            return self._within_memory(lambda: self._write(*held.pop(), photo, folder, name, watch, more or {}))
+        finally:
+            trim_heaps()
+
+    def _write(self, request, done, photo, folder, name, watch, more) -> Upscaled:
+        """The files and the report. A large picture takes a while, so the watch is asked before each file."""
         watch.enter("writing")
+        settings, output, region = request.settings, done.output, request.region
         for part in ("segmentation", "total"):
             output.timings[part] += done.looked
         enlarged, class_map = output.images[0], output.class_map[0]
@@ -149,20 +157,24 @@ class Handlers:
         report = {
             "settings": settings.as_json(),
             **self._semantics(output, photo, class_map),
-            "segmentation_reused": known is not None,
+            "segmentation_reused": request.reading is not None,
             "region": None if region is None else shares(region),
             "seed": settings.seed,
             "local_control_share": round(float(np.mean(output.mff_mask[0])), 4),
             "output_size": list(enlarged.size),
             "tiles": output.tiles,
             "timings": {name: round(float(seconds), 4) for name, seconds in output.timings.items()},
-            **(more or {}),
+            **more,
         }
-        before = photo.image.resize(enlarged.size, Image.Resampling.BICUBIC)
+
+        def written(image: Image.Image, called: str, carried: dict | None = None) -> Path:
+            watch.require_wanted()
+            return write_image(with_alpha(image, photo.alpha), folder / called, carried)
+
         upscaled = Upscaled(
-            result=write_image(with_alpha(enlarged, photo.alpha), folder / name, report),
-            before=write_png(with_alpha(before, photo.alpha), folder / "before.png"),
-            small=write_png(with_alpha(photo.image, photo.alpha), folder / "small.png"),
+            result=written(enlarged, name, report),
+            before=written(photo.image.resize(enlarged.size, Image.Resampling.BICUBIC), "before.png"),
+            small=written(photo.image, "small.png"),
             boxes=choose_boxes(photo.image),
             views=write_views(enlarged, class_map, folder, np.asarray(output.mff_mask[0], bool)),
             report=report,
@@ -216,18 +228,22 @@ class Handlers:
         return self._seated(watch, look)
 
     def _seated(self, watch: Watch, work: Callable[[Any], T]) -> T:
-        """Do work with a pipeline that nobody else uses. Where memory runs out all that is not in use is given back first."""
+        """Do work with a pipeline that nobody else uses."""
         with self.seats.take(watch.require_wanted) as pipe:
-            try:
-                return work(pipe)
-            except (MemoryError, RuntimeError, OutOfMemory) as error:
-                if not isinstance(error, OutOfMemory) and not is_out_of_memory(error):
-                    raise
-                short = str(error) if isinstance(error, OutOfMemory) else NO_MEMORY
-            # Outside of the handler, whose error keeps the frames and with them the tensors that did not fit.
-            self.readings.clear()
-            release_memory()
-            raise OutOfMemory(short)
+            return self._within_memory(partial(work, pipe))
+
+    def _within_memory(self, work: Callable[[], T]) -> T:
+        """Do work; where memory runs out all that is not in use is given back before the error is raised."""
+        try:
+            return work()
+        except (MemoryError, RuntimeError, OutOfMemory) as error:
+            if not isinstance(error, OutOfMemory) and not is_out_of_memory(error):
+                raise
+            short = str(error) if isinstance(error, OutOfMemory) else NO_MEMORY
+        # Outside of the handler, whose error keeps the frames and with them the tensors that did not fit.
+        self.readings.clear()
+        release_memory()
+        raise OutOfMemory(short)
 
     def _semantics(self, output, photo: Photo, class_map: np.ndarray) -> dict[str, Any]:
         """The part of a report that both jobs share."""

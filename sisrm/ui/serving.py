@@ -10,7 +10,7 @@ import gradio as gr
 from starlette.middleware import Middleware
 
 from sisrm.ui.api import FEWEST_VALUES
-from sisrm.ui.endpoints import errors_for_people
+from sisrm.ui.endpoints import UNFINISHED, errors_for_people
 from sisrm.ui.guard import MAX_UPLOAD_BYTES, Guard, blocked_paths, check_inputs, folders_of_files
 from sisrm.ui.handlers import Handlers
 from sisrm.ui.health import health_route
@@ -68,9 +68,12 @@ class App(gr.Blocks):
         return sum(len(queue.queue) for queue in self._queue.event_queue_per_concurrency_id.values())
 
     def needed(self) -> set[str]:
-        """The names of the folders of the uploads that jobs wait with or work on."""
+        """The names of the folders that stay whatever their age: of the uploads that jobs wait with or work on, of the results that are
+        being made, and of what belongs to the page itself, its examples."""
         events = list(self._queue.event_ids_to_events.values())
-        return {name for event in events if event.data is not None for name in folders_of_files(event.data.data)}
+        waiting = {name for event in events if event.data is not None for name in folders_of_files(event.data.data)}
+        own = {Path(path).parent.name for block in self.blocks.values() for path in getattr(block, "keep_in_cache", ())}
+        return waiting | own | set(UNFINISHED)
 
     def serve(self, **options: Any):
         """Queue and launch; returns what `gr.Blocks.launch` returns.
