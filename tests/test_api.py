@@ -266,19 +266,13 @@ def test_health(app, client, photo_file):
         hook = app.handlers.pipe.unet.register_forward_pre_hook(wait)
         try:
             jobs = [
-                client.submit(handle_file(photo_file), steps=20, guidance_scale=1.0, api_name="/upscale")
+                client.submit(handle_file(photo_file), steps=1, guidance_scale=1.0, api_name="/upscale")
                 for _ in range(3)
             ]
             eventually(lambda: state() == (2, True), 60)
-            # A client that has not heard of its place yet would cancel nothing at the server.
-            known = ["IN_QUEUE", "IN_QUEUE", "PROGRESS"]
-            eventually(lambda: sorted(job.status().code.name for job in jobs) == known, 60)
-            for job in reversed(jobs):
-                job.cancel()
-            # Who gives up leaves the queue, while the model is at its step still.
-            eventually(lambda: state() == (0, True), 60)
             release.set()
             eventually(lambda: state() == (0, False), 60)
+            assert all(job.result(60) for job in jobs)
         finally:
             release.set()
             hook.remove()
