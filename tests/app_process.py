@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -37,6 +38,7 @@ def running(temporary: Path, **settings: str) -> Iterator[str]:
         "GRADIO_SERVER_PORT": str(free_port()),
         "GRADIO_TEMP_DIR": str(temporary / "uploads"),
         "OMP_NUM_THREADS": "1",
+        "PYTHONUNBUFFERED": "1",
         **settings,
     }
     log = temporary / "app.log"
@@ -44,17 +46,30 @@ def running(temporary: Path, **settings: str) -> Iterator[str]:
         server = subprocess.Popen(
             [sys.executable, "app.py"], cwd=ROOT, env=environment, stdout=stream, stderr=subprocess.STDOUT
         )
-    address = f"http://{environment['GRADIO_SERVER_NAME']}:{environment['GRADIO_SERVER_PORT']}"
     try:
-        deadline = time.monotonic() + 90
-        while True:
-            assert server.poll() is None and time.monotonic() < deadline, log.read_text()
-            try:
-                if httpx.get(f"{address}/healthz", timeout=2).status_code == 200:
-                    break
-            except httpx.TransportError:
-                time.sleep(0.3)
-        yield address
+        yield answering(server, log)
     finally:
         server.terminate()
-        server.wait(20)
+        try:
+            server.wait(30)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()
+
+
+def answering(server: subprocess.Popen, log: Path) -> str:
+    """Wait until it answers. Its log tells where: Gradio takes the next port if another process was faster at the one that was free."""
+    deadline = time.monotonic() + 120
+    while True:
+        said = log.read_text()
+        assert server.poll() is None and time.monotonic() < deadline, said
+        try:
+            if (found := re.search(r"Running on local URL: +(http\S+)\s", said)) and healthy(found.group(1)):
+                return found.group(1)
+        except httpx.TransportError:
+            pass
+        time.sleep(0.3)
+
+
+def healthy(address: str) -> bool:
+    return httpx.get(f"{address}/healthz", timeout=5).status_code == 200

@@ -86,5 +86,16 @@ def read_result(page) -> dict:
         return json.loads(image.text["sisrm"])
 
 
+def at_rest(page, locator) -> dict:
+    """Its place on the screen once three looks in a row agree: pictures above it may still arrive."""
+    places = [None, None]
+    for _ in range(WAIT // 100):
+        places.append(locator.bounding_box())
+        if places[-1] and places[-1] == places[-2] == places[-3]:
+            return places[-1]
+        page.wait_for_timeout(100)
+    raise AssertionError(f"it does not come to rest: {places[-5:]}")
+
+
 def sideways(page) -> int:
     return page.evaluate("document.documentElement.scrollWidth - innerWidth")

@@ -26,7 +26,10 @@ def test_axe_finds_nothing_serious(browser, app_url, garden, options):
         page.locator("#semantics .brush summary").click()
         for area in ("#advanced", "#modules", "#more"):
             page.locator(f"{area} button").first.click()
-        page.wait_for_timeout(500)
+            page.wait_for_selector(f"{area} button.open", timeout=WAIT)
+        # Colours on their way are nobody's choice.
+        moving = "a => a.playState === 'running' && a.effect.getComputedTiming().endTime < Infinity"
+        page.wait_for_function(f"!document.getAnimations().some({moving})", timeout=WAIT)
         found = axe.Axe().run(page).response["violations"]
         serious = {
             f"{entry['id']}: {node['target']} {node['failureSummary'][:200]}"

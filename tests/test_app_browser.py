@@ -12,6 +12,7 @@ import pytest
 from browsing import (
     ROOT,
     WAIT,
+    at_rest,
     needs_chromium,
     read_result,
     result_source,
@@ -33,23 +34,32 @@ def test_an_example_in_a_click_and_its_panels(browser, app_url):
         assert "cpu" in page.locator("#runtime").inner_text() and "tiny" in page.locator("#runtime").inner_text()
         items = page.locator("#examples .gallery-item")
         assert items.count() == len(examples) >= 6
-        before = result_source(page)
+        before, panel = result_source(page), page.locator("#semantics .photo").get_attribute("src", timeout=WAIT)
         items.nth(2).click()
         wait_for_another(page, before)
+        page.wait_for_function(
+            "before => document.querySelector('#semantics .photo').getAttribute('src') !== before",
+            arg=panel,
+            timeout=WAIT,
+        )
+        page.wait_for_selector("#cancel", state="hidden", timeout=WAIT)
         size = page.evaluate(
             "['after', 'before'].map(name => document.querySelector(`#viewer .${name} img`)).map(i => [i.naturalWidth, i.naturalHeight])"
         )
         with Image.open(examples[2]) as small:
             assert size == [[4 * small.width, 4 * small.height]] * 2
-        assert page.locator("#semantics .chip").count() == 3
+        first = read_result(page)
+        names = page.locator("#semantics .chip .keep").evaluate_all("all => all.map(b => b.firstChild.textContent)")
+        assert names == [label["name"] for label in first["labels"]] and len(names) == 3
         assert "%" in page.locator("#semantics .chip").first.inner_text()
         assert page.locator("#semantics .legend li").count() >= 1
         assert "pixels in" in page.locator("#made").inner_text() and "example" not in page.locator("#made").inner_text()
-        first, before = read_result(page), result_source(page)
+        before = result_source(page)
         items.nth(1).click()
         wait_for_another(page, before)
-        assert read_result(page)["input_size"] != first["input_size"] or result_source(page) != before
         page.wait_for_selector("#cancel", state="hidden", timeout=WAIT)
+        with Image.open(examples[1]) as small:
+            assert read_result(page)["input_size"] == list(small.size) != first["input_size"]
         other = result_source(page)
         items.nth(2).click()
         wait_for_another(page, other)
@@ -228,14 +238,14 @@ def test_close_ups_follow_their_boxes(browser, app_url, garden):
         )
         first = closeups()
         red = page.get_by_role("button", name="Red box")
-        page.wait_for_timeout(300)
-        where = red.bounding_box()
+        page.wait_for_function("document.querySelector('#semantics .photo').naturalWidth > 0", timeout=WAIT)
+        red.scroll_into_view_if_needed()
+        where = at_rest(page, red)
         red.focus()
         for _ in range(3):
             red.press("ArrowLeft")
             red.press("ArrowUp")
-        page.wait_for_function("document.querySelector('#semantics .photo').naturalWidth > 0", timeout=WAIT)
-        moved = red.bounding_box()
+        moved = at_rest(page, red)
         assert moved["x"] <= where["x"] and moved["y"] <= where["y"] and moved != where
         second = closeups()
         assert [a != b for a, b in zip(first, second)] == [True] * 3 + [False] * 3

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from conftest import tiny_pipe
 from PIL import Image
+from serving import eventually
 
 from sisrm.errors import Interrupted, ParameterError
 from sisrm.images import Photo
@@ -24,23 +25,38 @@ def pipe():
     return tiny_pipe()
 
 
-@pytest.fixture
-def at_once(pipe):
-    """The largest number of jobs that were in the U-Net at the same time, in a list of one; each stays there for a moment."""
-    inside, most, lock = [0], [0], threading.Lock()
+class Meeting:
+    """Counts the jobs that are in the U-Net at the same time. Each stays there for a moment, and until `wanted` of them have met."""
 
-    def enter(*_):
-        with lock:
-            inside[0] += 1
-            most[0] = max(most[0], inside[0])
+    def __init__(self):
+        self.inside, self.most, self.wanted, self.changed = 0, 0, 1, threading.Condition()
+
+    def enter(self, *_) -> None:
+        with self.changed:
+            self.inside += 1
+            self.most = max(self.most, self.inside)
+            self.changed.notify_all()
+            if not self.changed.wait_for(lambda: self.most >= self.wanted, 30):
+                self.end()
         time.sleep(0.05)
 
-    def leave(*_):
-        with lock:
-            inside[0] -= 1
+    def leave(self, *_) -> None:
+        with self.changed:
+            self.inside -= 1
 
-    hooks = [pipe.unet.register_forward_pre_hook(enter), pipe.unet.register_forward_hook(leave)]
-    yield most
+    def end(self) -> None:
+        """Nobody waits any longer."""
+        with self.changed:
+            self.wanted = 0
+            self.changed.notify_all()
+
+
+@pytest.fixture
+def meeting(pipe):
+    meeting = Meeting()
+    hooks = [pipe.unet.register_forward_pre_hook(meeting.enter), pipe.unet.register_forward_hook(meeting.leave)]
+    yield meeting
+    meeting.end()
     for hook in hooks:
         hook.remove()
 
@@ -67,26 +83,27 @@ def pictures(handlers, folder, numbers) -> list[bytes]:
 
 
 @pytest.mark.parametrize("seats", [1, 2, 3])
-def test_as_many_jobs_run_as_there_are_seats_and_each_is_right(pipe, at_once, tmp_path, seats):
+def test_as_many_jobs_run_as_there_are_seats_and_each_is_right(pipe, meeting, tmp_path, seats):
     handlers = Handlers(pipe, {}, seats)
+    meeting.wanted = seats
     together = pictures(handlers, tmp_path / "together", range(6))
-    assert at_once == [seats] and not handlers.busy
+    assert meeting.most == seats and not handlers.busy
     alone = [pictures(Handlers(tiny_pipe(), {}), tmp_path / "alone", [number])[0] for number in range(6)]
     assert together == alone and len(set(alone)) == 6
 
 
-def test_a_job_that_is_cancelled_does_not_stop_its_neighbour(pipe, at_once, tmp_path):
+def test_a_job_that_is_cancelled_does_not_stop_its_neighbour(pipe, meeting, tmp_path):
     handlers = Handlers(pipe, {}, 2)
+    meeting.wanted = 3  # both wait in their first step
     stays, goes = start(handlers, tmp_path, 3), start(handlers, tmp_path, 7)
-    deadline = time.monotonic() + 10
-    while at_once != [2] and time.monotonic() < deadline:
-        time.sleep(0.01)
+    eventually(lambda: meeting.most == 2)
     goes.cancel()
+    meeting.end()
     with pytest.raises(Interrupted):
         list(goes.updates())
     (*_, last) = stays.updates()
     assert Image.open(last.result.result).tobytes() == pictures(Handlers(pipe, {}), tmp_path / "alone", [3])[0]
-    assert goes.wait(5) and handlers.seats.taken == 0
+    assert goes.wait(30) and handlers.seats.taken == 0
 
 
 def test_a_seat_is_free_again_whatever_happens_in_it(pipe):
