@@ -1,4 +1,4 @@
-"""MCP tools: the endpoints for language models, where the optional package `mcp` is installed."""
+"""MCP tools: the endpoints for language models."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 from PIL import Image
+from serving import served
 
-from sisrm.ui.serving import mcp_works
+from sisrm.ui import serving as serving_module
 from sisrm.ui.settings import CONTROLS
 
 MCP = "gradio_api/mcp"
@@ -40,13 +41,13 @@ def listener():
         thread.join()
 
 
-@pytest.mark.skipif(mcp_works(), reason="mcp is installed")
-def test_without_the_package_its_addresses_are_unknown(url):
-    for path in ("schema", "sse", "http", ""):
-        assert httpx.get(f"{url}/{MCP}/{path}", timeout=30).status_code == 404
+def test_without_the_package_its_addresses_are_unknown(tmp_path, monkeypatch):
+    monkeypatch.setattr(serving_module, "version", lambda name: {"mcp": "2.0"}[name])
+    with served(tmp_path) as app:
+        for path in ("schema", "sse", "http", ""):
+            assert httpx.get(f"{app.local_url}{MCP}/{path}", timeout=30).status_code == 404
 
 
-@pytest.mark.skipif(not mcp_works(), reason="mcp is not installed")
 def test_the_endpoints_are_tools_and_fetch_no_address(url, listener):
     from mcp import ClientSession
     from mcp.client.streamable_http import streamablehttp_client
