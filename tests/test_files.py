@@ -227,6 +227,33 @@ def test_grey_profile_and_lab(tmp_path):
     assert np.abs(np.array(read) - (200, 80, 40)).max() <= 4
 
 
+def srgb_curve() -> bytes:
+    values = np.linspace(0, 1, 1024)
+    linear = np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
+    return b"curv\0\0\0\0" + struct.pack(">I", 1024) + np.round(linear * 65535).astype(">u2").tobytes()
+
+
+def test_a_profile_is_known_by_its_colours_and_not_by_its_name(tmp_path):
+    values = np.random.default_rng(1).integers(10, 245, (20, 30, 3)).astype(np.uint8)
+    source = Image.fromarray(values)
+    linear = save(tmp_path / "a.png", source, icc_profile=matrix_profile(b"sRGB-elle-V2-g10.icc", SRGB, gamma(1.0)))
+    exact = in_srgb(values, SRGB, 1.0)
+    assert np.abs(pixels(read_image(linear)) - exact).max() < 2.5 and np.abs(exact - values).max() > 60
+    for name in (b"sRGB IEC61966-2.1", b"c2"):
+        same = save(tmp_path / "b.png", source, icc_profile=matrix_profile(name, SRGB, srgb_curve()))
+        assert np.array_equal(pixels(read_image(same)), values)
+
+
+def test_grey_with_a_transparent_value_keeps_its_profile(tmp_path):
+    grey = Image.fromarray(np.tile(np.arange(100, 150, dtype=np.uint8), (20, 1)))
+    profile = matrix_profile(b"linear grey", None, gamma(1.0))
+    plain = read_photo(save(tmp_path / "a.png", grey, icc_profile=profile))
+    keyed = read_photo(save(tmp_path / "b.png", grey, icc_profile=profile, transparency=140))
+    seen = pixels(keyed.alpha) > 0
+    assert 0 < (~seen).sum() < seen.size
+    assert np.array_equal(pixels(keyed.image)[seen], pixels(plain.image)[seen]) and pixels(plain.image)[0, 28, 0] == 188
+
+
 @pytest.mark.parametrize("ending", RESULT_EXTENSIONS)
 def test_results_are_tagged_as_srgb_and_are_the_same_file_every_time(tmp_path, ending):
     one, two = (write_image(photo(), tmp_path / f"{name}{ending}", {"seed": 1}) for name in ("one", "two"))
