@@ -13,6 +13,7 @@ from sisrm.errors import ImageError
 logger = logging.getLogger(__name__)
 
 _PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0
+_SAME_COLOUR = 2  # levels of 255 by which profiles of sRGB differ from each other, through tables of few entries
 _PROFILE_MODES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK", "Lab": "LAB"}
 
 
@@ -41,7 +42,8 @@ def to_srgb(image: Image.Image, source: str) -> tuple[Image.Image, Image.Image |
         elif image.has_transparency_data:
             rgba = image.convert("RGBA")
             alpha = rgba.getchannel("A")
-            image = rgba.getchannel("R") if image.mode == "LA" else rgba.convert("RGB")
+            # Grey stays grey, for a profile of grey.
+            image = rgba.getchannel("R") if image.mode in ("LA", "L", "1") else rgba.convert("RGB")
         elif image.mode == "LAB" and not profile:
             profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
         rgb = _apply_profile(image, profile) if profile else image.convert("RGB")
@@ -142,16 +144,30 @@ def _apply_profile(image: Image.Image, data: bytes) -> Image.Image:
     try:
         profile = ImageCms.ImageCmsProfile(io.BytesIO(data))
         mode = _PROFILE_MODES.get(profile.profile.xcolor_space.strip())
-        natural = image if image.mode in ("L", "CMYK", "LAB") else image.convert("RGB")
+        natural = image if image.mode in ("L", "CMYK", "LAB") else image.convert("L" if image.mode == "1" else "RGB")
         if mode == "RGB" and natural.mode == "L":
             natural = natural.convert("RGB")
         if mode != natural.mode:
             raise ImageCms.PyCMSError(f"a {mode} profile in a {natural.mode} image")
-        # Conversion from sRGB to sRGB would round a few pixels by one level.
-        if (profile.profile.profile_description or "").startswith("sRGB"):
+        transform = ImageCms.buildTransform(profile, ImageCms.createProfile("sRGB"), mode, "RGB")
+        # Conversion from sRGB to sRGB would round a few pixels by one level. Names say little: there are linear "sRGB" profiles.
+        if mode in ("RGB", "L") and _is_srgb(transform, mode):
             return natural.convert("RGB")
-        converted = ImageCms.profileToProfile(natural, profile, ImageCms.createProfile("sRGB"), outputMode="RGB")
+        converted = ImageCms.applyTransform(natural, transform)
     except (ImageCms.PyCMSError, OSError, ValueError, TypeError) as error:
         logger.warning("the colour profile cannot be used (%s); taking the colours as sRGB", error)
         return image.convert("RGB")
     return converted
+
+
+def _is_srgb(transform: ImageCms.ImageCmsTransform, mode: str) -> bool:
+    """Whether a conversion to sRGB leaves colours from all over the cube, and every grey, as they are."""
+    grey = np.arange(256, dtype=np.uint8)
+    if mode == "L":
+        probe = grey[None]
+    else:
+        cube = np.stack(np.meshgrid(*3 * [grey[::51]]), -1).reshape(1, -1, 3)
+        probe = np.concatenate([cube, grey[None, :, None].repeat(3, 2)], 1)
+    image = Image.fromarray(probe)
+    found = np.asarray(ImageCms.applyTransform(image, transform), dtype=np.int16)
+    return bool(np.abs(found - np.asarray(image.convert("RGB"))).max() <= _SAME_COLOUR)

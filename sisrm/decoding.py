@@ -12,23 +12,17 @@ import re
 import struct
 import time
 from functools import lru_cache
-from itertools import islice
 
 from PIL import Image, UnidentifiedImageError
 
 from sisrm.errors import ImageError
+from sisrm.metadata import ORIENTATION, TIFF_STARTS, check_avif, check_exif, check_jpeg, check_tiff, fields, number_of
 
 FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "TIFF", "BMP", "GIF", "AVIF", "HEIF")
 """Pillow's names of the formats that are opened. Others reach outside programs (EPS), are parsed slowly (PPM) or no photos."""
 
 MAX_FILE_BYTES = 256 * 2**20
 """Largest accepted file. 16-bit colour with transparency, not compressed, needs 8 bytes per pixel."""
-
-MAX_SCANS = 200
-"""Most scans of a JPEG. Encoders write about ten; every scan costs a pass over the whole picture, even an empty one."""
-
-MAX_SEGMENTS = 2000
-"""Most segments of a JPEG beside its scans. A colour profile takes up to 255, extended XMP some more."""
 
 HEADER_SECONDS = 0.5
 """Processor time for a header. Formats made of records can hold millions of empty ones."""
@@ -57,10 +51,7 @@ _STARTS = (
     (b"Rar!", "an archive"),
     (b"7z\xbc\xaf\x27\x1c", "an archive"),
 )
-_EXIF_START = re.compile(rb"(?:Exif\0\0|\0\0\0\0|\0\0\0\x06)(?=II\*\0|MM\0\*)")
-_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]", re.DOTALL)
-_FIELD_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8}
-_DNG_VERSION, _ORIENTATION = 50706, 0x0112
+_DNG_VERSION = 50706
 
 
 def open_picture(data: bytes, source: str, most_pixels: int = 0) -> Image.Image:
@@ -78,13 +69,11 @@ def open_picture(data: bytes, source: str, most_pixels: int = 0) -> Image.Image:
         ImageError: not an image of an accepted format, a damaged header, or metadata made to exhaust the machine.
     """
     if data.startswith(b"\xff\xd8"):
-        _check_jpeg(data, source)
+        check_jpeg(data, source)
+    elif data.startswith(TIFF_STARTS):
+        check_tiff(data, source)
     elif data[4:8] == b"ftyp":
-        blocks = [match.end() for match in islice(_EXIF_START.finditer(data), 9)]
-        if len(blocks) > 8:
-            raise ImageError(source, "the image header is damaged: it has too many EXIF blocks")
-        for start in blocks:
-            _check_fields(memoryview(data)[start:], len(data), source)
+        check_avif(data, source)
     # Pillow's limit is one for the process: it is only ever raised, as another thread may be reading.
     if Image.MAX_IMAGE_PIXELS is not None and most_pixels > 2 * Image.MAX_IMAGE_PIXELS:
         Image.MAX_IMAGE_PIXELS = -(-most_pixels // 2)
@@ -100,6 +89,8 @@ def open_picture(data: bytes, source: str, most_pixels: int = 0) -> Image.Image:
         raise ImageError(source, "the image header is damaged") from error
     if image.format == "TIFF" and _DNG_VERSION in image.tag_v2:
         raise ImageError(source, "this is a camera's raw file; export it as JPEG, PNG or TIFF first")
+    if isinstance(exif := image.info.get("exif"), bytes):
+        check_exif(exif, source)  # what Pillow has read but not looked into yet
     return image
 
 
@@ -111,9 +102,10 @@ def orientation_of(image: Image.Image) -> int:
     exif = image.info.get("exif")
     if image.format in ("TIFF", "HEIF") or not isinstance(exif, bytes):
         return 1
-    for tag, kind, count, value, order in _fields(exif.removeprefix(b"Exif\0\0")):
-        if tag == _ORIENTATION and count == 1 and kind in (3, 4):
-            return struct.unpack(order + ("HH" if kind == 3 else "L"), value)[0]
+    block = exif.removeprefix(b"Exif\0\0")
+    for field in fields(block):
+        if field.tag == ORIENTATION and field.count == 1 and field.kind in (3, 4):
+            return number_of(block, field) or 1
     return 1
 
 
@@ -182,46 +174,3 @@ def _name_of(head: bytes) -> str | None:
     if text.startswith(b"<") and b"<svg" in text:
         return "an SVG drawing"
     return None
-
-
-def _check_jpeg(data: bytes, source: str) -> None:
-    """Refuse a JPEG with very many scans, or with EXIF fields that hold far more than the file."""
-    scans, segments, position, exif = 0, 0, 2, b""
-    while match := _MARKER.search(data, position):
-        code, position = data[match.start() + 1], match.end()
-        if code == 0xD9:  # the end of the picture; cameras put previews and videos behind it
-            break
-        length = int.from_bytes(data[position : position + 2], "big")
-        if code == 0xE1 and data.startswith(b"Exif\0\0", position + 2):
-            exif += data[position + 8 : position + length]
-        if code == 0xDA:
-            scans += 1
-            if scans > MAX_SCANS:
-                raise ImageError(source, f"the image has more than {MAX_SCANS} scans; save it again as a plain JPEG")
-        else:
-            segments += 1
-            if segments > MAX_SEGMENTS:
-                raise ImageError(source, "the image header is damaged: it has too many segments")
-        position += max(length, 2)
-    _check_fields(exif, len(data), source)
-
-
-def _check_fields(exif: bytes | memoryview, file_bytes: int, source: str) -> None:
-    """Refuse an EXIF block whose fields together are said to hold more than twice the file."""
-    total = sum(count * _FIELD_BYTES.get(kind, 1) for _, kind, count, _, _ in _fields(exif))
-    if total > 2 * file_bytes + 2**16:
-        raise ImageError(source, "the image header is damaged: its metadata is said to be larger than the file")
-
-
-def _fields(exif: bytes | memoryview):
-    """The fields of an EXIF block's first directory: (tag, kind, count, the four bytes of the value, byte order)."""
-    order = {b"II*\0": "<", b"MM\0*": ">"}.get(bytes(exif[:4]))
-    if order is None or len(exif) < 10:
-        return
-    start = struct.unpack_from(order + "L", exif, 4)[0]
-    if start + 2 > len(exif):
-        return
-    entries = struct.unpack_from(order + "H", exif, start)[0]
-    for index in range(min(entries, (len(exif) - start - 2) // 12)):
-        tag, kind, count, value = struct.unpack_from(order + "HHL4s", exif, start + 2 + 12 * index)
-        yield tag, kind, count, value, order

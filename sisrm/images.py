@@ -14,6 +14,7 @@ import warnings
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import BinaryIO
 
 from PIL import Image, ImageCms
 from PIL.PngImagePlugin import PngInfo
@@ -194,7 +195,7 @@ def write_image(image: Image.Image, path: str | os.PathLike, settings: dict | No
                 rgba = clean.convert("RGBA")
                 clean = on_white(rgba.convert("RGB"), rgba.getchannel("A"))
     with written_whole(path) as stream:
-        clean.save(stream, **options)
+        clean.save(_Written(stream), **options)
     return path
 
 
@@ -203,6 +204,13 @@ def write_png(image: Image.Image, path: str | os.PathLike, settings: dict | None
     if Path(path).suffix.lower() != ".png":
         raise ParameterError("path", Path(path).name, "a name ending in .png")
     return write_image(image, path, settings)
+
+
+class _Written:
+    """A stream without a descriptor: Pillow writes a JPEG straight to one and does not see that a full disk took only a part."""
+
+    def __init__(self, stream: BinaryIO):
+        self.write, self.flush = stream.write, stream.flush
 
 
 def _content_of(path: Path, source: str) -> bytes:

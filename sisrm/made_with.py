@@ -6,10 +6,14 @@ import json
 import os
 from pathlib import Path
 
-from PIL import ExifTags, Image, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
+from PIL import Image, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 
 from sisrm.decoding import DECODING_ERRORS, MAX_FILE_BYTES, open_picture
 from sisrm.errors import ImageError
+from sisrm.metadata import description_of
+
+MAX_SETTINGS = 2**20
+"""Longest text that is taken for settings, in characters; Pillow takes no longer one from a PNG either."""
 
 _PLUGINS = {
     b"\x89PNG": PngImagePlugin.PngImageFile,
@@ -49,8 +53,14 @@ def read_made_with(path: str | os.PathLike, ours: bool = False) -> dict:
         if not path.is_file() or (not ours and not 0 < path.stat().st_size <= MAX_FILE_BYTES):
             return {}
         with open_result(path) if ours else open_picture(path.read_bytes(), path.name) as image:
-            kept = image.info.get("sisrm") or image.getexif().get(ExifTags.Base.ImageDescription)
+            kept = image.info.get("sisrm") or _description(image.info.get("exif"))
         found = json.loads(kept or "{}", parse_constant=lambda name: None)
     except (ImageError, Image.DecompressionBombError, *DECODING_ERRORS):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def _description(exif: object) -> str:
+    """Pillow's own way to it, `getexif`, decodes a PNG without an EXIF block."""
+    text = description_of(exif) if isinstance(exif, bytes) else ""
+    return text if len(text) <= MAX_SETTINGS else ""

@@ -9,13 +9,15 @@ import numpy as np
 import pillow_heif
 import pytest
 from PIL import Image, ImageCms
-from PIL.PngImagePlugin import PngInfo
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile, PngInfo
 from test_images import photo, pixels, save
 
 from sisrm.conversion import fill_transparent, with_alpha
-from sisrm.decoding import MAX_SCANS
 from sisrm.errors import ImageError, ParameterError
 from sisrm.images import NOTICES, RESULT_EXTENSIONS, read_image, read_photo, write_image
+from sisrm.made_with import read_made_with
+from sisrm.metadata import MAX_SCANS
 
 SECRET = "GPS 48.2082 N camera 4711"
 
@@ -223,6 +225,33 @@ def test_grey_profile_and_lab(tmp_path):
     lab = ImageCms.applyTransform(Image.new("RGB", (20, 20), (200, 80, 40)), to_lab)
     read = read_image(save(tmp_path / "b.tif", lab)).getpixel((3, 3))
     assert np.abs(np.array(read) - (200, 80, 40)).max() <= 4
+
+
+def srgb_curve() -> bytes:
+    values = np.linspace(0, 1, 1024)
+    linear = np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
+    return b"curv\0\0\0\0" + struct.pack(">I", 1024) + np.round(linear * 65535).astype(">u2").tobytes()
+
+
+def test_a_profile_is_known_by_its_colours_and_not_by_its_name(tmp_path):
+    values = np.random.default_rng(1).integers(10, 245, (20, 30, 3)).astype(np.uint8)
+    source = Image.fromarray(values)
+    linear = save(tmp_path / "a.png", source, icc_profile=matrix_profile(b"sRGB-elle-V2-g10.icc", SRGB, gamma(1.0)))
+    exact = in_srgb(values, SRGB, 1.0)
+    assert np.abs(pixels(read_image(linear)) - exact).max() < 2.5 and np.abs(exact - values).max() > 60
+    for name in (b"sRGB IEC61966-2.1", b"c2"):
+        same = save(tmp_path / "b.png", source, icc_profile=matrix_profile(name, SRGB, srgb_curve()))
+        assert np.array_equal(pixels(read_image(same)), values)
+
+
+def test_grey_with_a_transparent_value_keeps_its_profile(tmp_path):
+    grey = Image.fromarray(np.tile(np.arange(100, 150, dtype=np.uint8), (20, 1)))
+    profile = matrix_profile(b"linear grey", None, gamma(1.0))
+    plain = read_photo(save(tmp_path / "a.png", grey, icc_profile=profile))
+    keyed = read_photo(save(tmp_path / "b.png", grey, icc_profile=profile, transparency=140))
+    seen = pixels(keyed.alpha) > 0
+    assert 0 < (~seen).sum() < seen.size
+    assert np.array_equal(pixels(keyed.image)[seen], pixels(plain.image)[seen]) and pixels(plain.image)[0, 28, 0] == 188
 
 
 @pytest.mark.parametrize("ending", RESULT_EXTENSIONS)
@@ -460,6 +489,112 @@ def test_metadata_that_refers_to_the_same_bytes_over_and_over(tmp_path):
     plain = save(tmp_path / "b.jpg").read_bytes()
     (tmp_path / "b.jpg").write_bytes(plain[:2] + segments + plain[2:])
     assert "metadata" in refused(tmp_path / "b.jpg")
+
+
+def claims(head: bytes, fields: int, kind: int, count: int, size: int, tag: int = 300) -> bytes:
+    """A directory file of `size` bytes whose fields hold `count` values each, all from its first bytes on."""
+    order, large = "<" if head[:2] == b"II" else ">", head[2] == 43
+    entry, start = ("HHQQ", struct.pack(order + "HHQQ", 8, 0, 16, fields)) if large else ("HHLL", struct.pack(order + "LH", 8, fields))
+    entries = b"".join(struct.pack(order + entry, tag + index, kind, count, 0) for index in range(fields))
+    return (head + start + entries).ljust(size, b"\0")
+
+
+def segment(code: int, content: bytes) -> bytes:
+    return bytes([255, code]) + struct.pack(">H", len(content) + 2) + content
+
+
+OVERLAPPING = claims(b"II*\0", 40, 7, 60_000, 65_000)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        segment(0xE2, b"MPF\0" + claims(b"II*\0", 100, 3, 30_000, 65_000)),
+        segment(0xE2, b"MPF\0" + claims(b"II*\0", 4, 5, 8_000, 65_000, 0xC000) + b"\0") + segment(0xE2, b"MPF\0" + OVERLAPPING),
+        *[segment(0xE1, b"Exif\0\0" + claims(head, 40, 7, 60_000, 65_000)) for head in (b"II*\0", b"MM\0*", b"II\0*", b"MM*\0", b"MM\0+")],
+        b"\xff\xd8" + segment(0xE1, b"Exif\0\0" + OVERLAPPING),
+        b"\xff\xd9" + segment(0xE1, b"Exif\0\0" + OVERLAPPING),
+        b"\xff\x00\0\0\xff\xff" + segment(0xE1, b"Exif\0\0" + OVERLAPPING),
+        segment(0xE1, b"Exif\0\0Exif\0\0" + OVERLAPPING),
+        segment(0xE1, b"Exif\0\0" * 10_000),
+        b"\xff" * 100_000 + segment(0xE1, b"Exif\0\0" + OVERLAPPING),
+    ],
+)  # fmt: skip
+def test_metadata_bombs_that_pillow_would_find_in_a_jpeg(tmp_path, more):
+    plain = save(tmp_path / "a.jpg").read_bytes()
+    (tmp_path / "a.jpg").write_bytes(plain[:2] + more + plain[2:])
+    assert refused(tmp_path / "a.jpg").startswith("the image header is damaged: ")
+
+
+def test_fractions_without_number_in_exif(tmp_path):
+    """Each is an object with a Fraction of its own, and Pillow looks for the resolution by itself."""
+    block = claims(b"II*\0", 2, 5, 70_000, 600_000, 282)
+    pieces = [block[start : start + 65_000] for start in range(0, len(block), 65_000)]
+    plain = save(tmp_path / "a.jpg").read_bytes()
+    (tmp_path / "a.jpg").write_bytes(plain[:2] + b"".join(segment(0xE1, b"Exif\0\0" + piece) for piece in pieces) + plain[2:])
+    assert "too many values" in refused(tmp_path / "a.jpg")
+
+
+@pytest.mark.parametrize("ending", [".png", ".webp", ".avif"])
+def test_metadata_bombs_in_other_formats(tmp_path, ending):
+    path = save(tmp_path / f"a{ending}", exif=b"Exif\0\0" + OVERLAPPING)
+    assert "metadata" in refused(path)
+    data = path.read_bytes()
+    assert data.count(OVERLAPPING) == 1
+    path.write_bytes(data.replace(OVERLAPPING, claims(b"MM*\0", 40, 7, 60_000, 65_000)))
+    if ending != ".png":  # whose checksum is wrong now
+        assert "header is damaged" in refused(path)
+
+
+@pytest.mark.parametrize("head", [b"II*\0", b"MM\0*", b"II\0*", b"MM*\0", b"II+\0"])
+def test_tiff_directories_of_very_many_values(tmp_path, head):
+    path = tmp_path / "a.tif"
+    path.write_bytes(claims(head, 2, 5, 70_000, 600_000, 282))
+    assert "too many values" in refused(path)
+    path.write_bytes(claims(head, 30, 3, 140_000, 5_000_000))
+    assert "too many values" in refused(path)
+
+
+def test_a_tiff_file_of_few_values_in_very_many_fractions_behind_its_first_directory(tmp_path):
+    plain = save(tmp_path / "a.tif", tiffinfo={0x8769: 8}).read_bytes()
+    more = bytearray(claims(b"II*\0", 2, 5, 70_000, 600_000, 282))
+    place = plain.index(struct.pack("<HHL", 0x8769, 4, 1)) + 8
+    (tmp_path / "a.tif").write_bytes(plain[:place] + struct.pack("<L", len(plain) + 8) + plain[place + 4 :] + more)
+    assert "too many values" in refused(tmp_path / "a.tif")
+
+
+def test_genuine_metadata_is_no_bomb(tmp_path):
+    exif = Image.Exif()
+    exif[0x010F], exif[0x011A] = "a camera", 300.0
+    exif.get_ifd(0x8769)[0x927C] = bytes(range(256)) * 200  # what the maker alone can read
+    path = save(tmp_path / "a.jpg", format="MPO", save_all=True, append_images=[photo(), photo(80, 48)], exif=exif)
+    data = path.read_bytes()
+    with Image.open(path) as image:
+        assert image.format == "MPO" and image.n_frames == 3
+    assert b"MPF\0" in data and read_photo(path).size == photo().size
+    path.write_bytes(data[:2] + b"\xff\xff" + data[2:] + b"\0\0\0\x18ftypmp42" + b"\xff\xe1\xff\xff" * 3000)  # a moving picture
+    assert read_photo(path).size == photo().size
+    for options in ({"big_tiff": True}, {"strip_size": 1}, {"tiffinfo": exif}):
+        assert read_photo(save(tmp_path / "b.tif", photo(400, 900), **options)).size == (400, 900)
+
+
+def test_a_large_file_of_zeros_is_no_heic_file_within_a_second(tmp_path):
+    path = tmp_path / "a.heic"
+    path.write_bytes(b"\0\0\0\x18ftypheic" + bytes(32 * 2**20))
+    refused(path)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.webp", "a.jpg"])
+def test_what_a_result_was_made_with_is_read_without_a_pixel_and_without_bombs(tmp_path, monkeypatch, name):
+    path = write_image(photo(), tmp_path / name, {"seed": 4, "scale": "4×"})
+    plain = save(tmp_path / f"plain{name}")
+    bomb = save(tmp_path / f"bomb{name}", exif=b"Exif\0\0" + OVERLAPPING[:60_000])
+    monkeypatch.setattr(PngImageFile, "load", lambda image: pytest.fail("a pixel is decoded"))
+    monkeypatch.setattr(Image.Exif, "__getitem__", lambda *_: {}[0])
+    monkeypatch.setattr(Image.Image, "getexif", lambda image: pytest.fail("fields are decoded"))
+    monkeypatch.setattr(JpegImageFile, "_read_dpi_from_exif", lambda image: None)
+    assert read_made_with(path) == read_made_with(path, ours=True) == {"seed": 4, "scale": "4×"}
+    assert read_made_with(plain) == read_made_with(bomb) == {}
 
 
 def flood(ending: str, plain: bytes) -> bytes:

@@ -4,15 +4,27 @@ import io
 import json
 import os
 import struct
+import subprocess
+import sys
 import time
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, ImageCms, TiffImagePlugin
 
 from sisrm.errors import ImageError, ParameterError
-from sisrm.images import EXTENSIONS, MAX_PIXELS, MOST_PIXELS, pixel_limit, prepare_image, read_image, write_png
+from sisrm.images import (
+    EXTENSIONS,
+    MAX_PIXELS,
+    MOST_PIXELS,
+    RESULT_EXTENSIONS,
+    pixel_limit,
+    prepare_image,
+    read_image,
+    write_png,
+)
 
 
 def photo(width: int = 40, height: int = 24) -> Image.Image:
@@ -334,3 +346,32 @@ def test_read_from_a_text_path(tmp_path):
     buffer = io.BytesIO()
     photo().save(buffer, "PNG")
     assert prepare_image(Image.open(buffer)).size == (40, 24)
+
+
+FULL = """
+import resource, signal, sys
+from pathlib import Path
+import numpy as np
+from PIL import Image
+from sisrm.images import write_image
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (200, 300, 3), dtype=np.uint8))
+target = Path(sys.argv[1])
+size = write_image(image, target).stat().st_size
+target.unlink()
+for missing in (1, 500, size // 2, size - 10):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size - missing, resource.RLIM_INFINITY))
+    try:
+        write_image(image, target)
+        print("written", target.stat().st_size, "of", size)
+    except OSError:
+        print("refused", [path.name for path in target.parent.iterdir()])
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no limit on the size of files")
+@pytest.mark.parametrize("ending", RESULT_EXTENSIONS)
+def test_a_result_for_which_the_disk_is_too_small_is_not_there_at_all(tmp_path, ending):
+    command = [sys.executable, "-c", FULL, str(tmp_path / f"a{ending}")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True, cwd=Path(__file__).parent.parent)
+    assert done.stdout.splitlines() == ["refused []"] * 4

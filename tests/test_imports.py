@@ -44,6 +44,7 @@ LAYERS = [
         "sisrm.decoding",
         "sisrm.made_with",
         "sisrm.memory",
+        "sisrm.metadata",
         "sisrm.remembering",
         "sisrm.threads",
         "sisrm.tile_batches",
