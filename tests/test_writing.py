@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import time
@@ -119,3 +120,13 @@ def test_memory_that_runs_out_before_the_model_is_told(web, tmp_path, monkeypatc
         text = harmless(call(web, f"[{file}, 1, 1, 2, true, 1]"))
     assert "not enough memory" in text and given
     assert call(web, f"[{file}, 1, 1, 2, true, 1]").startswith("event: complete")
+
+
+def test_the_report_says_that_the_first_frame_alone_was_used(web, photo):
+    held = io.BytesIO()
+    photo.save(held, "GIF", save_all=True, append_images=[photo.rotate(90).resize(photo.size)])
+    file = json.dumps({"path": upload(web, held.getvalue(), "a.gif"), "meta": FILE})
+    for endpoint, values in (("upscale", "1, 1, 2, true, 1"), ("segment", "2")):
+        text = call(web, f"[{file}, {values}]", endpoint)
+        report = json.loads(text.split("data: ", 1)[1])[-1]
+        assert [notice["code"] for notice in report["notices"]] == ["first_frame"], endpoint
