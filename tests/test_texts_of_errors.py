@@ -18,7 +18,7 @@ from sisrm.ui.model import NO_MEMORY
 from sisrm.ui.results import require_room
 from sisrm.ui.texts_of_errors import told
 
-SOURCES = [Path(__file__).parent.parent / "sisrm" / f"{name}.py" for name in ("images", "decoding", "conversion")]
+SOURCES = [Path(__file__).parent.parent / "sisrm" / f"{name}.py" for name in ("images", "decoding", "metadata", "conversion")]
 CHINESE = re.compile("[\u4e00-\u9fff]")
 
 

@@ -32,8 +32,8 @@ AS_SENT = {"preprocess": False}
 through, and decode an image before its size is known."""
 
 
-UNFINISHED: dict[str, Path] = {}
-"""The folders of results that jobs of this process are making, by name: nothing in them may be deleted for its age."""
+UNFINISHED: set[str] = set()
+"""The names of the folders of results that jobs of this process are making: nothing in them may be deleted for its age."""
 
 
 def in_line(at_once: int) -> dict[str, Any]:
@@ -109,14 +109,14 @@ def uploads() -> Path:
 def result_folder() -> Iterator[Path]:
     """`new_folder` for a job; nothing of it is left where the job fails or is cancelled."""
     folder = new_folder()
-    UNFINISHED[folder.name] = folder
+    UNFINISHED.add(folder.name)
     try:
         yield folder
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
     finally:
-        del UNFINISHED[folder.name]
+        UNFINISHED.discard(folder.name)
 
 
 def new_folder() -> Path:

@@ -73,7 +73,7 @@ class App(gr.Blocks):
         events = list(self._queue.event_ids_to_events.values())
         waiting = {name for event in events if event.data is not None for name in folders_of_files(event.data.data)}
         own = {Path(path).parent.name for block in self.blocks.values() for path in getattr(block, "keep_in_cache", ())}
-        return waiting | own | set(UNFINISHED)
+        return waiting | own | UNFINISHED
 
     def serve(self, **options: Any):
         """Queue and launch; returns what `gr.Blocks.launch` returns.

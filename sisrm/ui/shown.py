@@ -26,7 +26,11 @@ class Shown:
     download: str
     before: str
     small: str
-    sample: bool = False
+
+    @property
+    def sample(self) -> bool:
+        """Whether it is a patch of a photo."""
+        return self.viewer["passing"]
 
 
 def shown(
@@ -52,7 +56,6 @@ def shown(
         download=str(done.result),
         before=str(done.before),
         small=str(done.small),
-        sample=sample,
     )
 
 
