@@ -22,7 +22,7 @@ from sisrm.pipeline import SISRMPipeline
 from sisrm.training.autoencoder import AutoencoderStage
 from sisrm.training.backbone import BackboneStage, diffusion_target
 from sisrm.training.compact import build_compact, label_tokenizer
-from sisrm.training.conditions import class_shares, presence_targets, prompts_from_classes, random_region
+from sisrm.training.conditions import class_shares, presence_targets, prompts_from_classes, random_region, read_semantics
 from sisrm.training.data import UNSURE, Crops, CropSettings, Photos
 from sisrm.training.finishing import FinishingStage
 from sisrm.training.it2ic import It2icStage, condition_on
@@ -140,7 +140,7 @@ def test_finishing_can_take_the_lr_features_or_the_sampler_away_from_the_decoder
     torch.nn.init.normal_(pipe.vae.lr_fusion.weight)
     batch = torch.rand(2, 3, 64, 64)
     lr = batch[..., ::4, ::4]
-    result = stage.restore(lr, batch, pipe.encode_image(lr), torch.Generator().manual_seed(0))
+    result = stage.restore(batch, pipe.encode_image(lr), read_semantics(pipe, lr), torch.Generator().manual_seed(0))
     result.square().sum().backward()
     gradients = {name: part.grad for name, part in stage.named_parameters()}
     assert gradients[silent] is None or not gradients[silent].any()
@@ -366,8 +366,9 @@ def test_compact_architecture_is_within_its_budget_and_its_tokens_know_every_cla
 def test_conditions_leave_out_what_the_switches_leave_out(tiny_pipeline):
     lr = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        drawn = [condition_on(tiny_pipeline, lr, torch.Generator().manual_seed(seed), 0.5) for seed in range(40)]
-        whole = [condition_on(tiny_pipeline, lr, torch.Generator().manual_seed(seed), 0.0) for seed in range(8)]
+        seen = read_semantics(tiny_pipeline, lr)
+        drawn = [condition_on(tiny_pipeline, seen, torch.Generator().manual_seed(seed), 0.5) for seed in range(40)]
+        whole = [condition_on(tiny_pipeline, seen, torch.Generator().manual_seed(seed), 0.0) for seed in range(8)]
     kinds = {(tokens is None, any(prompts), mask is None) for tokens, prompts, mask in drawn}
     assert {(True, False, False), (True, True, False), (False, True, False), (True, False, True)} <= kinds
     assert all(tokens is not None and all(prompts) for tokens, prompts, _ in whole)
@@ -376,9 +377,10 @@ def test_conditions_leave_out_what_the_switches_leave_out(tiny_pipeline):
 def test_training_prompts_have_the_weights_floor(tiny_pipeline):
     lr = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        _, many, _ = condition_on(tiny_pipeline, lr, torch.Generator().manual_seed(0), 0.0)
+        seen = read_semantics(tiny_pipeline, lr)
+        _, many, _ = condition_on(tiny_pipeline, seen, torch.Generator().manual_seed(0), 0.0)
         tiny_pipeline.register_to_config(label_floor=1.0)
-        _, first, _ = condition_on(tiny_pipeline, lr, torch.Generator().manual_seed(0), 0.0)
+        _, first, _ = condition_on(tiny_pipeline, seen, torch.Generator().manual_seed(0), 0.0)
     assert any("," in prompt for prompt in many) and first == [prompt.split(",")[0] for prompt in many]
 
 

@@ -30,10 +30,11 @@ def measure(pipe, fast: dict | None = None, size: int = 128, repeats: int = 3) -
         fast: settings of the fast mode, to be reported beside the default ones.
         repeats: timed runs of the whole call for every attention backend, on CUDA alone.
     Returns:
-        What `complexity.measure` returns, for the default settings. `milliseconds` on a CPU is reckoned from the one step.
+        What `complexity.measure` returns, for the default settings.
         gflops_per_step: of one guided step after the first, U-Net and ControlNet.
-        settings: name -> {"num_inference_steps", "guidance_scale", "gflops", "seesr_ratio", "milliseconds"};
-            seesr_ratio: how many times more GFLOPs SeeSR's settings take.
+        settings: name -> {"num_inference_steps", "guidance_scale", "gflops", "seesr_ratio", "milliseconds", "denoising": of them
+            in the loop}; seesr_ratio: how many times more GFLOPs SeeSR's settings take. Times are medians of `repeats` warm calls on
+            CUDA; on a CPU they are reckoned from the one step.
         backends: attention backend -> milliseconds of the whole call at default settings; empty on a CPU.
     """
     image, device = complexity.probe_image(size), torch.device(pipe._execution_device)
@@ -67,7 +68,14 @@ def measure(pipe, fast: dict | None = None, size: int = 128, repeats: int = 3) -
         return {
             **settings,
             "gflops": around - text + sum(denoising(name, settings) for name in denoisers),
-            "milliseconds": round(1000 * (rest + passes * seconds["denoising"]), 1),
+            **(
+                warm_milliseconds(lambda: call(**settings), outputs, repeats)
+                if device.type == "cuda"
+                else {
+                    "milliseconds": round(1000 * (rest + passes * seconds["denoising"]), 1),
+                    "denoising": round(1000 * passes * seconds["denoising"], 1),
+                }
+            ),
         }
 
     default = {name: pipe.defaults[name] for name in ("num_inference_steps", "guidance_scale")}
@@ -90,6 +98,19 @@ def measure(pipe, fast: dict | None = None, size: int = 128, repeats: int = 3) -
         "device": complexity.device_name(device),
         "dtype": str(pipe.unet.dtype).removeprefix("torch."),
         "size": size,
+    }
+
+
+def warm_milliseconds(call: Callable[[], None], outputs: list, repeats: int) -> dict[str, float]:
+    """Medians of `call()` after a warm-up, whole and in the denoising loop, by the clock of the output that it adds to `outputs`."""
+    call()
+    del outputs[:]
+    for _ in range(repeats):
+        call()
+    times = {"milliseconds": "total", "denoising": "denoising"}
+    return {
+        name: round(1000 * statistics.median(output.timings[part] for output in outputs), 1)
+        for name, part in times.items()
     }
 
 
@@ -140,13 +161,13 @@ def table(name: str, report: dict) -> str:
         f"{report['size']} x {report['size']} to {4 * report['size']} x {4 * report['size']}; "
         f"{report['gflops_per_step']:,.1f} GFLOPs per guided step; peak memory {report['peak_memory_mb']:,.0f} MB",
         "",
-        "| settings | steps | guidance | GFLOPs | SeeSR's are | time, from one step |",
-        "|---|---|---|---|---|---|",
+        f"| settings | steps | guidance | GFLOPs | SeeSR's are | time{'' if report['backends'] else ', from one step'} | in the loop |",
+        "|---|---|---|---|---|---|---|",
     ]
     for row, entry in report["settings"].items():
         lines.append(
             f"| {row} | {entry['num_inference_steps']} | {entry['guidance_scale']:g} | {entry['gflops']:,.1f} | "
-            f"{entry['seesr_ratio']:.2f}x | {entry['milliseconds'] / 1000:,.1f} s |"
+            f"{entry['seesr_ratio']:.2f}x | {entry['milliseconds'] / 1000:,.3f} s | {entry['denoising'] / 1000:,.3f} s |"
         )
     for backend, milliseconds in report["backends"].items():
         lines += ["", f"default settings with {backend}: {milliseconds:,.1f} ms"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from diffusers.models.modeling_outputs import AutoencoderKLOutput
@@ -11,6 +13,14 @@ from sisrm.pipeline import SEGMENTER_SIDE, SISRMPipeline
 from sisrm.sape import choose_labels, prompt_of, segmenter_input
 from sisrm.training.data import UNSURE
 from sisrm.training.randomness import generators_of, random_uniform
+
+
+class Semantics(NamedTuple):
+    """mask_embedding: E_m. distribution: of the labels, (B, 150), on the CPU, where prompts are chosen. class_map: (B, 4h, 4w)."""
+
+    mask_embedding: torch.Tensor
+    distribution: torch.Tensor
+    class_map: torch.Tensor
 
 
 def class_shares(classes: torch.Tensor, num_classes: int = len(CLASS_NAMES)) -> torch.Tensor:
@@ -58,8 +68,8 @@ def encode_hr(pipe: SISRMPipeline, hr: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-def read_semantics(pipe: SISRMPipeline, lr: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """SAPE on LR crops: (E_m, label distribution (B, 150), class map (B, 4h, 4w)).
+def read_semantics(pipe: SISRMPipeline, lr: torch.Tensor) -> Semantics:
+    """SAPE on LR crops.
 
     A crop is read at the scale at which the pipeline reads the reference input of 128.
     """
@@ -70,4 +80,4 @@ def read_semantics(pipe: SISRMPipeline, lr: torch.Tensor) -> tuple[torch.Tensor,
     size = [4 * side for side in lr.shape[-2:]]
     # the likeliest class first, then enlarged: M is only needed at the residuals' resolutions, which are lower still
     class_map = F.interpolate(probabilities.argmax(1)[:, None].float(), size=size, mode="nearest-exact")[:, 0].long()
-    return mask_embedding.float(), logits.float().softmax(1), class_map
+    return Semantics(mask_embedding.float(), logits.float().softmax(1).cpu(), class_map)

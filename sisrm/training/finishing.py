@@ -24,14 +24,16 @@ from sisrm.evaluation.teacher import Teacher, feature_distance, teacher_input
 from sisrm.image_encoder import ImageEncoding
 from sisrm.pipeline import SCALE, SISRMPipeline, enlarge
 from sisrm.training.autoencoder import gradient_l1
-from sisrm.training.conditions import encode_hr
+from sisrm.training.conditions import Semantics, encode_hr, read_semantics
 from sisrm.training.data import CropSettings
 from sisrm.training.discriminator import PatchDiscriminator
 from sisrm.training.it2ic import condition_on, draw_timesteps, it2ic_losses
-from sisrm.training.loop import Stage
+from sisrm.training.loop import Figures, Stage
 from sisrm.training.randomness import random_normal, random_uniform
 from sisrm.training.texture import energy_l1, grid_l1, soften, spectrum_l1
 
+STEPS = {1: 0.35, 2: 0.35, 4: 0.2, 8: 0.1}
+"""Number of denoising steps -> share of the batches that take so many."""
 SHALLOW_MAPS = 8  # of the teacher's 18: stem and blocks down to an eighth of the size
 
 
@@ -54,8 +56,8 @@ class FinishingStage(Stage):
         energy_weight: float = 0.5,
         grid_weight: float = 30.0,
         spectrum_weight: float = 0.2,
-        diffusion_weight: float = 0.1,
-        estimate_weight: float = 0.1,
+        diffusion_weight: float = 0.2,
+        estimate_weight: float = 0.2,
         feature_weight: float = 1.0,
         adversarial_weight: float = 0.01,
         warmup: int = 200,
@@ -90,7 +92,7 @@ class FinishingStage(Stage):
 
     def crops(self) -> CropSettings:
         # camera-like damage more often than in eq 9's stage: sharpening it is what this stage is for
-        mix = (("camera", 0.5), ("light", 0.2), ("seesr", 0.25), ("heavy", 0.05))
+        mix = (("camera", 0.35), ("light", 0.2), ("seesr", 0.3), ("heavy", 0.15))
         return CropSettings(crop=self.crop, scale=(0.6, 1.0), degradations=mix)
 
     def role_parameters(self, role: str) -> list[nn.Parameter]:
@@ -106,31 +108,33 @@ class FinishingStage(Stage):
         # a critic slower than what it judges is fooled rather than satisfied (two time-scale rule, Heusel et al. 2017)
         return 4.0 if role == "discriminator" else 1.0
 
-    def forward(self, batch: dict, role: str, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
+    def forward(self, batch: dict, role: str, generator: torch.Generator) -> tuple[torch.Tensor, Figures]:
         if role == "discriminator":
             fake, real, enlarged = self._judged
             verdict, truth = self.discriminator(fake, enlarged).float(), self.discriminator(real, enlarged).float()
             return F.relu(1 + verdict).mean() + F.relu(1 - truth).mean(), {
-                "margin": float((truth - verdict).detach().mean())
+                "margin": (truth - verdict).detach().mean()
             }
         lr = batch["lr"]
         encoding = self.pipe.encode_image(lr)
-        result, hr = self.restore(lr, batch["hr"], encoding, generator), soften(batch["hr"], self.softness)
+        semantics = read_semantics(self.pipe, lr)
+        result = self.restore(batch["hr"], encoding, semantics, generator)
+        hr = soften(batch["hr"], self.softness)
         enlarged = F.interpolate(lr, scale_factor=SCALE, mode="bicubic").clamp(0, 1)
         self._judged = (result.detach(), hr, enlarged)
         pixels, edges = F.l1_loss(result, hr), gradient_l1(result, hr)
         # Windows and strides that always meet the picture at the same pixels leave their grid in it.
         down, right = (int(torch.randint(8, (), generator=generator)) for _ in range(2))
         seen, true = result[..., down:, right:], hr[..., down:, right:]
-        figures = {"pixels": float(pixels.detach())}
+        figures = {"pixels": pixels.detach()}
         loss = self.pixel_weight * pixels + self.gradient_weight * edges + self.energy_weight * energy_l1(seen, true)
         grid = grid_l1(result, hr)
         loss = loss + self.grid_weight * grid
-        figures["grid"] = float(grid.detach())
+        figures["grid"] = grid.detach()
         if self.spectrum_weight:
             spectrum = spectrum_l1(seen, true)
             loss = loss + self.spectrum_weight * spectrum
-            figures["spectrum"] = float(spectrum.detach())
+            figures["spectrum"] = spectrum.detach()
         if self.teacher is not None and self.feature_weight:
             # the deep maps cost most and say least about texture
             depth = None if self.chance(self.deep_share, generator) else SHALLOW_MAPS
@@ -138,56 +142,58 @@ class FinishingStage(Stage):
                 wanted = self.teacher.features(teacher_input(true), depth)
             distance = feature_distance(self.teacher.features(teacher_input(seen), depth), wanted).mean()
             loss = loss + self.feature_weight * distance
-            figures["features"] = float(distance.detach())
+            figures["features"] = distance.detach()
         if self.adversarial_weight:
             realness = self.discriminator(result, enlarged).float().mean()
-            ramp = min(1.0, max(0.0, float(self.batches) / max(1, self.warmup) - 1.0))
+            ramp = (self.batches / max(1, self.warmup) - 1).clamp(0, 1)
             loss = loss - self.adversarial_weight * ramp * realness
-            figures["realness"] = float(realness.detach())
+            figures["realness"] = realness.detach()
         if not self.train_unet:
             estimate = F.l1_loss(encoding.latents, encode_hr(self.pipe, batch["hr"]))
             loss = loss + self.estimate_weight * estimate
-            figures["estimate"] = float(estimate.detach())
+            figures["estimate"] = estimate.detach()
         elif self.diffusion_weight or self.estimate_weight:
             # trained through the picture alone, U-Net and image encoder forget what latents are
             timesteps = draw_timesteps(len(lr), self.pipe, generator)
-            diffusion, estimate = it2ic_losses(self.pipe, batch, timesteps, generator, self.dropout)
+            diffusion, estimate = it2ic_losses(
+                self.pipe, batch, timesteps, generator, self.dropout, encoding, semantics
+            )
             loss = loss + self.diffusion_weight * diffusion + self.estimate_weight * estimate
-            figures |= {"diffusion": float(diffusion.detach()), "estimate": float(estimate.detach())}
+            figures |= {"diffusion": diffusion.detach(), "estimate": estimate.detach()}
         with torch.no_grad():
             energy = (
                 sum(result.float().diff(dim=axis).abs().mean() / hr.diff(dim=axis).abs().mean() for axis in (2, 3)) / 2
             )
             self.batches += 1
-        return loss, figures | {"energy": float(energy)}
+        return loss, figures | {"energy": energy}
 
     def restore(
-        self, lr: torch.Tensor, hr: torch.Tensor, encoding: ImageEncoding, generator: torch.Generator
+        self, hr: torch.Tensor, encoding: ImageEncoding, semantics: Semantics, generator: torch.Generator
     ) -> torch.Tensor:
         """LR crops as the pipeline restores them -> (B, 3, 4h, 4w) around [0, 1]; gradients in the decoder and, where the U-Net is
         trained, in the last step.
 
-        hr: (B, 3, 4h, 4w), for the batches that are decoded from the true latents. encoding: of lr.
+        hr: (B, 3, 4h, 4w), for the batches that are decoded from the true latents. encoding, semantics: of the LR crops.
         """
         pipe = self.pipe
         if self.chance(self.truth_share, generator):
             latents = encode_hr(pipe, hr)
         else:
             with torch.set_grad_enabled(torch.is_grad_enabled() and self.train_unet):
-                latents = self.sample(lr, encoding, generator)
-        seeing = random_uniform((len(lr), 1, 1, 1), generator).to(lr.device) >= self.blind_share
+                latents = self.sample(encoding, semantics, generator)
+        seeing = random_uniform((len(hr), 1, 1, 1), generator).to(hr.device) >= self.blind_share
         decoded = pipe.decode_latents(latents, replace(encoding, features=encoding.features * seeing))
         return wavelet_fix(decoded, enlarge(encoding.lr_image), levels=pipe.config.color_fix_levels)
 
-    def sample(self, lr: torch.Tensor, encoding: ImageEncoding, generator: torch.Generator) -> torch.Tensor:
-        """Latents from the sampler, in the default number of steps or in one."""
-        pipe, defaults = self.pipe, self.pipe.defaults
-        tokens, prompts, mask = condition_on(pipe, lr, generator, self.dropout)
+    def sample(self, encoding: ImageEncoding, semantics: Semantics, generator: torch.Generator) -> torch.Tensor:
+        """Latents from the sampler, in one of `STEPS` steps: what the decoder has never seen it draws badly."""
+        pipe = self.pipe
+        tokens, prompts, mask = condition_on(pipe, semantics, generator, self.dropout)
         text = pipe.encode_prompt(prompts)
-        steps = defaults["num_inference_steps"] if self.chance(0.5, generator) else 1
-        timesteps = pipe.prepare_timesteps(steps, defaults["start_strength"])
+        drawn = torch.multinomial(torch.tensor(list(STEPS.values())), 1, generator=generator)
+        timesteps = pipe.prepare_timesteps(list(STEPS)[int(drawn)], pipe.defaults["start_strength"])
         noise = random_normal(encoding.latents.shape, generator, encoding.latents)
-        latents = pipe.scheduler.add_noise(encoding.latents, noise, timesteps[:1].expand(len(lr)))
+        latents = pipe.scheduler.add_noise(encoding.latents, noise, timesteps[:1].expand(len(noise)))
         for index, timestep in enumerate(timesteps):
             with torch.set_grad_enabled(torch.is_grad_enabled() and index == len(timesteps) - 1):
                 prediction = pipe.denoise(latents, timestep, text, tokens, encoding.condition, mask)

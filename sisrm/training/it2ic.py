@@ -16,10 +16,11 @@ import torch.nn.functional as F
 
 from sisrm.attention import is_segmentation_key
 from sisrm.class_map import largest_classes
+from sisrm.image_encoder import ImageEncoding
 from sisrm.pipeline import SISRMPipeline, enlarge
 from sisrm.sape import choose_labels, prompt_of
 from sisrm.training.backbone import diffusion_target
-from sisrm.training.conditions import encode_hr, random_region, read_semantics
+from sisrm.training.conditions import Semantics, encode_hr, random_region, read_semantics
 from sisrm.training.data import CropSettings
 from sisrm.training.loop import Stage
 from sisrm.training.randomness import generators_of, random_normal, random_uniform
@@ -86,13 +87,23 @@ class It2icStage(Stage):
 
 
 def it2ic_losses(
-    pipe: SISRMPipeline, batch: dict, timesteps: torch.Tensor, generator: torch.Generator, dropout: float
+    pipe: SISRMPipeline,
+    batch: dict,
+    timesteps: torch.Tensor,
+    generator: torch.Generator,
+    dropout: float,
+    encoding: ImageEncoding | None = None,
+    semantics: Semantics | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(eq 9 on a batch of pairs, L1 of the image encoder's latent estimate; 0 where there is no such component)."""
+    """(eq 9 on a batch of pairs, L1 of the image encoder's latent estimate; 0 where there is no such component).
+
+    encoding, semantics: of the batch's LR crops, where they have been computed already.
+    """
     hr, lr = batch["hr"], batch["lr"]
     latents = encode_hr(pipe, hr)
-    tokens, prompt, mask = condition_on(pipe, lr, generator, dropout)
-    encoding = None if pipe.image_encoder is None else pipe.encode_image(lr)
+    tokens, prompt, mask = condition_on(pipe, semantics or read_semantics(pipe, lr), generator, dropout)
+    if encoding is None and pipe.image_encoder is not None:
+        encoding = pipe.encode_image(lr)
     condition = enlarge(lr) if encoding is None else encoding.condition
     noise = random_normal(latents.shape, generator, latents)
     timesteps = timesteps.to(latents.device)
@@ -111,8 +122,8 @@ def draw_timesteps(
     return (random_uniform((count,), generator) * total * low.float().mul(low_limit - 1).add(1)).long()
 
 
-def condition_on(pipe: SISRMPipeline, lr: torch.Tensor, generator: torch.Generator, dropout: float):
-    """(segmentation tokens or None, prompts, M or None) for LR crops, as the pipeline's switches leave them.
+def condition_on(pipe: SISRMPipeline, semantics: Semantics, generator: torch.Generator, dropout: float):
+    """(segmentation tokens or None, prompts, M or None) for LR crops whose semantics were read, as the pipeline's switches leave them.
 
     With probability `dropout` each: no SAPE (neither tokens nor prompts, M from the largest classes), no SCA (no tokens), and no prompt,
     image by image. M is the region that inference would take in half of the batches, else a random one or absent (M = 1 everywhere).
@@ -121,10 +132,11 @@ def condition_on(pipe: SISRMPipeline, lr: torch.Tensor, generator: torch.Generat
     def chance(source: torch.Generator) -> bool:
         return float(torch.rand((), generator=source)) < dropout
 
-    mask_embedding, distribution, class_map = read_semantics(pipe, lr)
+    mask_embedding, distribution, class_map = semantics
+    count, device = len(class_map), class_map.device
     without_sape, without_sca = chance(generator), chance(generator)
     prompts, regions = [], []
-    for own, scores, classes in zip(generators_of(generator, len(lr)), distribution, class_map):
+    for own, scores, classes in zip(generators_of(generator, count), distribution, class_map):
         top_k = int(torch.randint(1, 9, (), generator=own))
         labels = [] if without_sape else choose_labels(scores, top_k, pipe.config.label_floor)
         indices = largest_classes(classes.cpu().numpy(), top_k) if without_sape else [label.index for label in labels]
@@ -135,5 +147,5 @@ def condition_on(pipe: SISRMPipeline, lr: torch.Tensor, generator: torch.Generat
     if kind == 0:
         return tokens, prompts, None
     if kind == 1:
-        return tokens, prompts, random_region(class_map.shape[-2:], len(lr), generator).to(lr.device)
+        return tokens, prompts, random_region(class_map.shape[-2:], count, generator).to(device)
     return tokens, prompts, torch.stack(regions)[:, None]

@@ -27,6 +27,9 @@ from sisrm.training.randomness import StepGenerator
 
 logger = logging.getLogger(__name__)
 
+Figures = dict[str, "float | torch.Tensor"]
+"""What a stage measured, for the log. Tensors stay on their device until the loop reads them all at once."""
+
 
 class Stage(nn.Module):
     """What one stage trains. Subclasses hold their networks as attributes; frozen ones have `requires_grad` off."""
@@ -50,7 +53,7 @@ class Stage(nn.Module):
         """Keep fewer activations and compute them again on the way back. Raises ParameterError where that is not built in."""
         raise ParameterError("--gradient-checkpointing", self.name, "the stages sape and it2ic")
 
-    def forward(self, batch: dict, role: str, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
+    def forward(self, batch: dict, role: str, generator: torch.Generator) -> tuple[torch.Tensor, Figures]:
         """-> (loss to go down, figures for the log). All randomness comes from `generator` (CPU), see `randomness`.
 
         A loss that is a mean over samples is the same however a batch is split over processes and parts.
@@ -116,7 +119,7 @@ def train(stage: Stage, photos: Photos, settings: LoopSettings) -> dict[str, flo
     averaged = [parameter for parameter in stage.role_parameters(stage.roles[0])]
     wrapped = accelerator.prepare(stage)
     optimizers = {role: [accelerator.prepare(entry) for entry in entries] for role, entries in optimizers.items()}
-    ema = EMAModel(averaged, decay=settings.ema_decay, use_ema_warmup=True, power=0.75)
+    ema = EMAModel(averaged, decay=settings.ema_decay, use_ema_warmup=True, power=0.75, foreach=True)
     accelerator.register_for_checkpointing(ema)
     progress = {"step": 0, "seconds": 0.0}
     if settings.resume:
@@ -137,6 +140,7 @@ def train(stage: Stage, photos: Photos, settings: LoopSettings) -> dict[str, flo
         num_workers=settings.workers,
         prefetch_factor=3 if settings.workers else None,
         persistent_workers=settings.workers > 0,
+        pin_memory=accelerator.device.type == "cuda",
     )
     bar = tqdm(
         total=settings.steps,
@@ -173,7 +177,7 @@ def train(stage: Stage, photos: Photos, settings: LoopSettings) -> dict[str, flo
                 with accelerator.accumulate(wrapped):
                     loss, more = wrapped(batch, role, generator)
                     accelerator.backward(loss * weight)
-                for key, value in {"loss": float(loss.detach()), **more}.items():
+                for key, value in numbers_of({"loss": loss.detach(), **more}).items():
                     found[key] = found.get(key, 0.0) + value * weight / len(parts)
             found["gradient"] = move(accelerator, stage.role_parameters(role), optimizers[role], settings.max_gradient)
             figures |= {key if role == stage.roles[0] else f"{role}_{key}": value for key, value in found.items()}
@@ -204,6 +208,13 @@ def train(stage: Stage, photos: Photos, settings: LoopSettings) -> dict[str, flo
     accelerator.free_memory()
     accelerator.end_training()
     return smoothed
+
+
+def numbers_of(figures: Figures) -> dict[str, float]:
+    """Figures read from their device, which then has to be waited for once only."""
+    tensors = {key: value for key, value in figures.items() if isinstance(value, torch.Tensor)}
+    read = torch.stack([value.float() for value in tensors.values()]).tolist() if tensors else []
+    return {**figures, **dict(zip(tensors, read))}
 
 
 def move(accelerator, parameters: list[nn.Parameter], optimizers: list, max_gradient: float) -> float:
