@@ -318,6 +318,16 @@ def test_prepare_image_follows_the_same_rules():
     assert original.getpixel((0, 0)) != (9, 9, 9)
 
 
+def test_a_png_is_as_small_as_with_the_library_s_settings(tmp_path):
+    rng = np.random.default_rng(0)
+    texture = rng.normal(0, 6, (256, 256, 3)).cumsum(0).cumsum(1)
+    photo = Image.fromarray((np.abs(texture) % 256).astype(np.uint8)).resize((512, 512), Image.Resampling.BICUBIC)
+    photo.paste((200, 210, 220), (0, 0, 512, 128))  # a flat sky
+    photo.save(tmp_path / "plain.png")
+    written = write_png(photo, tmp_path / "result.png")
+    assert written.stat().st_size < 1.1 * (tmp_path / "plain.png").stat().st_size
+
+
 def test_write_png_keeps_pixels_and_settings_only(tmp_path):
     source = photo()
     source.info = {"icc_profile": b"private", "comment": "private"}

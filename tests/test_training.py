@@ -208,6 +208,47 @@ def test_a_resumed_run_ends_where_an_unbroken_one_does(photos, tmp_path):
     assert not (tmp_path / "broken/checkpoint.new").exists()
 
 
+def test_finishing_goes_on_with_its_discriminator_where_it_was(photos, tmp_path):
+    def run(folder, dies_at=None, **changes):
+        torch.manual_seed(0)  # of the discriminator's first weights
+        stage = FinishingStage(tiny_pipe(), None, crop=64, warmup=1)
+        stage.pipe.save_pretrained(folder / "model")
+        original, calls = stage.forward, []
+
+        def counted(*arguments):
+            calls.append(1)
+            if len(calls) == dies_at:
+                raise KeyboardInterrupt
+            return original(*arguments)
+
+        stage.forward = counted
+        train(stage, photos, settings(folder, steps=3, ema_decay=0.5, **changes))
+        return stage.state_dict()
+
+    whole = run(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "broken", dies_at=5, checkpoint_minutes=0)  # two roles a step: in the third
+    torch.manual_seed(1)
+    stage = FinishingStage(tiny_pipe(), None, crop=64, warmup=1)
+    train(stage, photos, settings(tmp_path / "broken", steps=3, ema_decay=0.5, resume=True))
+    resumed = stage.state_dict()
+    assert any("discriminator" in key for key in whole) and int(resumed["batches"]) == 3
+    assert all(torch.equal(whole[key], resumed[key]) for key in whole)
+
+
+def test_the_decoder_sees_what_every_number_of_steps_leaves_in_the_latents(monkeypatch):
+    pipe = tiny_pipe()
+    stage = FinishingStage(pipe, None, crop=64, adversarial_weight=0.0)
+    lr = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    encoding, semantics = pipe.encode_image(lr), read_semantics(pipe, lr)
+    made, counts = pipe.prepare_timesteps, []
+    monkeypatch.setattr(pipe, "prepare_timesteps", lambda *given: counts.append(len(made(*given))) or made(*given))
+    with torch.no_grad():
+        for seed in range(30):
+            stage.sample(encoding, semantics, torch.Generator().manual_seed(seed))
+    assert set(counts) == {1, 2, 4, 8} and counts.count(8) < counts.count(1)
+
+
 def test_resuming_nothing_is_an_error(photos, tmp_path):
     with pytest.raises(WeightsError, match="progress.json"):
         train(AutoencoderStage(tiny_pipe().vae, crop=32), photos, settings(tmp_path, resume=True))
