@@ -4,8 +4,9 @@ import json
 
 import pytest
 import torch
+from conftest import tiny_pipe
 
-from benchmarks import contestants, peers
+from benchmarks import contestants, peers, steering
 from benchmarks.contestants import Contestant, Part
 from benchmarks.rrdb import RRDB
 
@@ -97,3 +98,17 @@ def test_the_command_runs(tiny_pipeline, tmp_path, capsys):
     assert len(json.loads(capsys.readouterr().out)["entrants"]) == 2
     with pytest.raises(SystemExit):
         peers.main(["--repeats", "0"])
+
+
+def test_steering_tells_how_far_each_control_moves_a_picture(photo, tmp_path, capsys):
+    pipe = tiny_pipe()
+    pipe.set_progress_bar_config(disable=True)
+    found = steering.moves(
+        pipe, photo, {"nothing": {}, "another seed": {"seed": 1}, "detail 0": {"detail_strength": 0.0}}
+    )
+    assert found["nothing"] == 0 < found["another seed"] and found["detail 0"] > 0
+    pipe.save_pretrained(tmp_path / "tiny")
+    photo.save(tmp_path / "photo.png")
+    assert steering.main([str(tmp_path / "photo.png"), "--preset", str(tmp_path / "tiny"), "--device", "cpu"]) == 0
+    rows = capsys.readouterr().out.splitlines()
+    assert rows[0] == "| grey levels, mean | photo |" and len(rows) == 2 + len(steering.CONTROLS)

@@ -22,7 +22,13 @@ from sisrm.pipeline import SISRMPipeline
 from sisrm.training.autoencoder import AutoencoderStage
 from sisrm.training.backbone import BackboneStage, diffusion_target
 from sisrm.training.compact import build_compact, label_tokenizer
-from sisrm.training.conditions import class_shares, presence_targets, prompts_from_classes, random_region, read_semantics
+from sisrm.training.conditions import (
+    class_shares,
+    presence_targets,
+    prompts_from_classes,
+    random_region,
+    read_semantics,
+)
 from sisrm.training.data import UNSURE, Crops, CropSettings, Photos
 from sisrm.training.finishing import FinishingStage
 from sisrm.training.it2ic import It2icStage, condition_on
@@ -321,6 +327,8 @@ def test_grid_loss_sees_a_pattern_of_the_decoders_stride_and_no_other():
     noise = 0.1 * torch.randn(reference.shape, generator=torch.Generator().manual_seed(1))
     assert grid_l1(reference + noise, reference) < noise.abs().mean() / 8
     assert grid_l1(reference[..., :40, :20], reference[..., :40, :20] + 0.1) < 1e-6  # smaller than a window
+
+
 def test_grid_loss_hears_a_faint_grid_on_a_flat_area_beside_texture():
     generator = torch.Generator().manual_seed(0)
     reference = torch.full((1, 3, 96, 96), 0.5)

@@ -100,9 +100,7 @@ class FinishingStage(Stage):
             return list(self.discriminator.parameters())
         decoder = (self.vae.decoder, self.vae.lr_fusion, self.vae.lr_detail)
         modules = (*decoder, self.image_encoder, self.controlnet, self.unet)
-        return [
-            parameter for module in modules for parameter in module.parameters() if parameter.requires_grad
-        ]
+        return [parameter for module in modules for parameter in module.parameters() if parameter.requires_grad]
 
     def role_rate(self, role: str) -> float:
         # a critic slower than what it judges is fooled rather than satisfied (two time-scale rule, Heusel et al. 2017)
@@ -112,9 +110,7 @@ class FinishingStage(Stage):
         if role == "discriminator":
             fake, real, enlarged = self._judged
             verdict, truth = self.discriminator(fake, enlarged).float(), self.discriminator(real, enlarged).float()
-            return F.relu(1 + verdict).mean() + F.relu(1 - truth).mean(), {
-                "margin": (truth - verdict).detach().mean()
-            }
+            return F.relu(1 + verdict).mean() + F.relu(1 - truth).mean(), {"margin": (truth - verdict).detach().mean()}
         lr = batch["lr"]
         encoding = self.pipe.encode_image(lr)
         semantics = read_semantics(self.pipe, lr)
