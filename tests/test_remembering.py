@@ -274,3 +274,11 @@ def test_the_mask_of_a_residual_is_made_once_per_size(tiny_pipeline, monkeypatch
     assert (
         fused[0][..., :2, 4:].equal(down[0][..., :2, 4:]) and not fused[0][..., 2:, :].any() and not mid[..., :2].any()
     )
+
+
+def test_networks_compile_into_one_graph_each(tiny_pipeline, photo):
+    plain = tiny_pipeline(photo, generator=seeded(), output_type="pt").images
+    for module in (tiny_pipeline.unet, tiny_pipeline.controlnet):
+        module.compile(fullgraph=True, backend="eager")  # raises where the graph breaks
+    compiled = tiny_pipeline(photo, generator=seeded(), output_type="pt").images
+    torch.testing.assert_close(compiled, plain, atol=1e-5, rtol=0)
