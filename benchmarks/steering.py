@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -63,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     pipe = load_pipeline(options.preset, options.device)
     pipe.set_progress_bar_config(disable=True)
-    print(table({Path(path).stem: moves(pipe, read_photo(path).image) for path in options.photos}), end="")
+    print(table({path: moves(pipe, read_photo(path).image) for path in options.photos}), end="")
     return 0
 
 

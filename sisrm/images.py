@@ -47,8 +47,8 @@ RESULT_EXTENSIONS = (".png", ".webp", ".jpg", ".jpeg")
 """File name endings, in lower case, that a result can be written with."""
 
 PNG_COMPRESSION = {"compress_level": 1, "compress_type": zlib.Z_RLE}
-"""Of photos' differences between pixels deflate's search for repeated strings finds none: without it a result is as small, and written four
-times as fast. Runs of the same value, which flat areas are, are still found."""
+"""Of photos' differences between pixels deflate's search for repeated strings finds none: without it a result is as small, and written
+three to five times as fast. Runs of the same value, which flat areas are, are still found."""
 
 NOTICES = {
     "first_frame": "the file holds several pictures; only the first one is used",

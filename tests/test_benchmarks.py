@@ -111,4 +111,4 @@ def test_steering_tells_how_far_each_control_moves_a_picture(photo, tmp_path, ca
     photo.save(tmp_path / "photo.png")
     assert steering.main([str(tmp_path / "photo.png"), "--preset", str(tmp_path / "tiny"), "--device", "cpu"]) == 0
     rows = capsys.readouterr().out.splitlines()
-    assert rows[0] == "| grey levels, mean | photo |" and len(rows) == 2 + len(steering.CONTROLS)
+    assert rows[0] == f"| grey levels, mean | {tmp_path / 'photo.png'} |" and len(rows) == 2 + len(steering.CONTROLS)
