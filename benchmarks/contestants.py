@@ -13,6 +13,7 @@ from benchmarks.rrdb import RRDB
 from sisrm.evaluation.complexity import probe_image, wait_for
 from sisrm.pipeline import SISRMPipeline
 from sisrm.public_parts import VAE, building_in
+from sisrm.replay import Replay
 
 SD21_UNET = {
     "sample_size": 64,
@@ -60,17 +61,25 @@ def ours(pipe: SISRMPipeline, size: int) -> Contestant:
     return Contestant(f"SISRM {pipe.preset}, {settings}", [Part("whole call", work)], modules)
 
 
-def real_esrgan(size: int, device: torch.device, dtype: torch.dtype, **config) -> Contestant:
-    """Real-ESRGAN x4plus' network. config: overrides of its size."""
+def real_esrgan(
+    size: int, device: torch.device, dtype: torch.dtype, replay: Replay | None = None, **config
+) -> Contestant:
+    """Real-ESRGAN x4plus' network. replay: records it, as it does ours. config: overrides of its size."""
     network = _ready(RRDB, config, device, dtype)
     image = _noise((1, 3, size, size), device, dtype)
-    return Contestant("Real-ESRGAN x4plus' network", [Part("network", _call(network, device, image))], [network])
+    return Contestant("Real-ESRGAN x4plus' network", [Part("network", _call(network, device, image, replay=replay))], [network])
 
 
 def stable_diffusion(
-    size: int, device: torch.device, dtype: torch.dtype, unet: dict | None = None, vae: dict | None = None
+    size: int,
+    device: torch.device,
+    dtype: torch.dtype,
+    replay: Replay | None = None,
+    unet: dict | None = None,
+    vae: dict | None = None,
 ) -> list[Contestant]:
-    """SeeSR's and OSEDiff's settings on Stable Diffusion 2.1's networks, which they share here. unet, vae: other configurations.
+    """SeeSR's and OSEDiff's settings on Stable Diffusion 2.1's networks, which they share here. replay: records them, as it does ours.
+    unet, vae: other configurations.
 
     SeeSR: VAE encoder, 50 steps of ControlNet and U-Net with both guidance branches, VAE decoder. OSEDiff: VAE encoder, one step of
     the U-Net without guidance, VAE decoder. Their tag models, text encoders and additional attention layers are left out.
@@ -87,24 +96,33 @@ def stable_diffusion(
     def text(batch: int) -> torch.Tensor:
         return _noise((batch, TOKENS, net.config.cross_attention_dim), device, dtype)
 
-    def guided_step() -> torch.Tensor:
-        two, words = torch.cat([latents] * 2), text(2)
-        down, mid = controlnet(two, 500, words, torch.cat([image] * 2), return_dict=False)
-        return net(two, 500, words, down_block_additional_residuals=down, mid_block_additional_residual=mid).sample
+    timestep = torch.tensor(500, device=device)
 
-    encode = Part("VAE encoder", _call(lambda: autoencoder.encode(image).latent_dist.mode(), device))
-    decode = Part("VAE decoder", _call(lambda: autoencoder.decode(latents).sample, device))
+    def guided_step(latents: torch.Tensor, image: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
+        two = torch.cat([latents] * 2)
+        down, mid = controlnet(two, timestep, words, torch.cat([image] * 2), return_dict=False)
+        return net(two, timestep, words, down_block_additional_residuals=down, mid_block_additional_residual=mid).sample
+
+    def plain_step(latents: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
+        return net(latents, timestep, words).sample
+
+    def part(name: str, network: Callable, *inputs: torch.Tensor, passes: int = 1) -> Part:
+        return Part(name, _call(network, device, *inputs, replay=replay), passes)
+
+    encode = part("VAE encoder", lambda image: autoencoder.encode(image).latent_dist.mode(), image)
+    decode = part("VAE decoder", lambda latents: autoencoder.decode(latents).sample, latents)
+    guided = part("guided step, ControlNet and U-Net", guided_step, latents, image, text(2), passes=50)
     left_out = "without its tag model, text encoder and"
     return [
         Contestant(
             "SeeSR's settings on SD 2.1's networks",
-            [encode, Part("guided step, ControlNet and U-Net", _call(guided_step, device), passes=50), decode],
+            [encode, guided, decode],
             [net, autoencoder, controlnet],
             f"{left_out} attention to image tags",
         ),
         Contestant(
             "OSEDiff's settings on SD 2.1's networks",
-            [encode, Part("step, U-Net", _call(lambda: net(latents, 500, text(1)).sample, device)), decode],
+            [encode, part("step, U-Net", plain_step, latents, text(1)), decode],
             [net, autoencoder],
             f"{left_out} LoRA (merged)",
         ),
@@ -123,12 +141,15 @@ def _noise(shape: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> 
     return torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(device, dtype)
 
 
-def _call(network: Callable, device: torch.device, *inputs) -> Callable[[], None]:
+def _call(network: Callable, device: torch.device, *inputs: torch.Tensor, replay: Replay | None) -> Callable[[], None]:
     """One pass without gradients, finished when it returns."""
+
+    def run(*inputs: torch.Tensor) -> tuple[torch.Tensor]:
+        return (network(*inputs),)
 
     @torch.no_grad()
     def work() -> None:
-        network(*inputs)
+        run(*inputs) if replay is None else replay(run, run, *inputs)
         wait_for(device)
 
     return work

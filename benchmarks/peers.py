@@ -23,8 +23,9 @@ from sisrm.evaluation import complexity
 from sisrm.evaluation.profile import matrix_rate
 
 
-def measure(entrants: list[Contestant], repeats: int) -> dict[str, dict]:
-    """Time the entrants in `repeats` rounds after one to warm up, in which their operations are counted. The first is compared with.
+def measure(entrants: list[Contestant], repeats: int, warm_up: int = 0) -> dict[str, dict]:
+    """Time the entrants in `repeats` rounds after one to warm up, in which their operations are counted, and `warm_up` more. The first is
+    compared with.
 
     Returns:
         name -> {"parameters", "gflops", "milliseconds", "fastest", "slowest": of one image; "ratio", "least_ratio", "most_ratio":
@@ -32,6 +33,9 @@ def measure(entrants: list[Contestant], repeats: int) -> dict[str, dict]:
     """
     works = {id(part.work): part.work for entrant in entrants for part in entrant.parts}
     operations = {key: _operations(work) for key, work in works.items()}
+    for _ in range(warm_up):
+        for work in works.values():
+            work()
     rounds = []
     for _ in range(repeats):
         times = {}
@@ -109,6 +113,11 @@ def build_parser() -> argparse.ArgumentParser:
         "--preset", metavar="NAME", help="ours: a preset's name or a pipeline's folder (default: compact)"
     )
     parser.add_argument("--device", metavar="NAME", help="cpu, cuda or cuda:N (default: a GPU where there is one)")
+    parser.add_argument(
+        "--compile",
+        choices=("off", "graphs"),
+        help="graphs: on a GPU the work of all of them is recorded as CUDA graphs (default: SISRM_COMPILE, or graphs)",
+    )
     parser.add_argument("--size", type=int, default=128, metavar="N", help="side of the LR image (default: 128)")
     parser.add_argument("--repeats", type=int, default=5, metavar="N", help="rounds (default: 5)")
     parser.add_argument(
@@ -125,14 +134,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.repeats < 1 or options.size < 16:
         parser.error("--repeats from 1, --size from 16")
     from sisrm.presets import load_pipeline
+    from sisrm.runtime import asked_acceleration
 
-    pipe = load_pipeline(options.preset, options.device)
+    pipe = load_pipeline(options.preset, options.device, compile=asked_acceleration(options.compile, "graphs"))
     pipe.set_progress_bar_config(disable=True)
     device, dtype = torch.device(pipe._execution_device), pipe.unet.dtype
-    entrants = [contestants.ours(pipe, options.size), contestants.real_esrgan(options.size, device, dtype)]
-    report = measure(entrants, options.repeats)
+    network = contestants.real_esrgan(options.size, device, dtype, pipe.replay)
+    entrants = [contestants.ours(pipe, options.size), network]
+    warm_up = complexity.WARM_UP if pipe.replay else 0
+    report = measure(entrants, options.repeats, warm_up)
     if not options.quick:
-        report |= _beside_stable_diffusion(entrants[0], options, device, dtype)
+        report |= _beside_stable_diffusion(entrants[0], options, device, dtype, pipe.replay)
     facts = {
         "size": options.size,
         "repeats": options.repeats,
@@ -144,9 +156,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _beside_stable_diffusion(ours: Contestant, options, device: torch.device, dtype: torch.dtype) -> dict[str, dict]:
+def _beside_stable_diffusion(ours: Contestant, options, device: torch.device, dtype: torch.dtype, replay) -> dict[str, dict]:
     """SeeSR's and OSEDiff's rows, in rounds of their own with ours: they evict everything else from the processor's caches."""
-    report = measure([ours, *contestants.stable_diffusion(options.size, device, dtype)], options.repeats)
+    others = contestants.stable_diffusion(options.size, device, dtype, replay)
+    report = measure([ours, *others], options.repeats, complexity.WARM_UP if replay else 0)
     gc.collect()
     return {name: entry for name, entry in report.items() if name != ours.name}
 

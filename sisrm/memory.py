@@ -7,6 +7,7 @@ import gc
 import torch
 
 from sisrm.remembering import forget
+from sisrm.replay import forget_recordings
 from sisrm.startup import trim_heaps
 
 
@@ -21,6 +22,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 def release_memory() -> None:
     """Give back what is not in use any more, and what is only kept so that it is not computed again."""
     forget()
+    forget_recordings()
     gc.collect()
     trim_heaps()
     if torch.cuda.is_available():

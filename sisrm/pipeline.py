@@ -12,7 +12,7 @@ import inspect
 import time
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -22,18 +22,15 @@ from diffusers.utils import BaseOutput
 from PIL import Image
 
 from sisrm.assembly import Parts, assemble
-from sisrm.attention import SEGMENTATION_TOKENS
 from sisrm.checks import require_integer, require_number
-from sisrm.color import Statistics, adain_fix, wavelet_fix
-from sisrm.coring import core_detail
 from sisrm.errors import ImageError, Interrupted, ParameterError
-from sisrm.image_encoder import ImageEncoding
 from sisrm.images import MIN_SIDE, prepare_image
-from sisrm.remembering import once, remembering
-from sisrm.resize import SCALE, enlarge, pad_to_multiple
-from sisrm.sape import Label, segmenter_input
+from sisrm.networks import Networks
+from sisrm.remembering import remembering
+from sisrm.resize import SCALE, pad_to_multiple
+from sisrm.sape import Label
 from sisrm.schedulers import clean_estimate
-from sisrm.semantics import SEGMENTER_SIDE, Reading, SegmentationOutput, Semantics, given_labels
+from sisrm.semantics import Reading, SegmentationOutput, Semantics, given_labels
 from sisrm.tiled_steps import Conditions, TiledSteps
 from sisrm.tiling import LARGEST_TILE, SMALLEST_TILE, Tiles
 
@@ -83,7 +80,7 @@ class _Clock:
         self.seconds[name] = time.perf_counter() - started
 
 
-class SISRMPipeline(TiledSteps, DiffusionPipeline):
+class SISRMPipeline(Networks, TiledSteps, DiffusionPipeline):
     """Semantic-aware interactive diffusion: a small or damaged photo in, the same photo four times larger per side out.
 
     The keyword arguments of the constructor are the call's defaults; they travel with the weights in `model_index.json`.
@@ -365,11 +362,6 @@ class SISRMPipeline(TiledSteps, DiffusionPipeline):
         """What the segmenter and SAPE see, from which prompt and M are chosen; for calls on one image with different settings."""
         return self.reading_of(self.prepare_lr_image(image))
 
-    def reading_of(self, lr_image: torch.Tensor) -> Reading:
-        """`read` for (B, 3, h, w) in [0, 1]."""
-        probabilities, mask_embedding, logits = self.read_classes(lr_image)
-        return Reading(probabilities, self.sape.tokens(mask_embedding), logits.float().softmax(1))
-
     def check_inputs(
         self,
         num_inference_steps,
@@ -435,12 +427,6 @@ class SISRMPipeline(TiledSteps, DiffusionPipeline):
             raise ParameterError("generator", generator, f"a torch.Generator or a list of {count}")
         return generators, [entry.initial_seed() for entry in generators]
 
-    def read_classes(self, lr_image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Eq 1, 2 on (B, 3, h, w) in [0, 1] -> (class probabilities (B, 150, h', w'), E_m, label logits (B, 150))."""
-        pixels = segmenter_input(lr_image, SEGMENTER_SIDE).to(self.segmenter.dtype)
-        probabilities = self.segmenter(pixels).logits.float().softmax(1)
-        return probabilities, *self.sape(probabilities.to(self.sape.dtype))
-
     def extract_semantics(
         self, lr_image, top_k: int, labels=None, extend_labels=False, use_sape=True, muted_labels=None, reading=None
     ) -> Semantics:
@@ -450,30 +436,6 @@ class SISRMPipeline(TiledSteps, DiffusionPipeline):
         reading = self.reading_of(lr_image) if reading is None else reading
         size = (SCALE * lr_image.shape[-2], SCALE * lr_image.shape[-1])
         return reading.choose(size, given, muted, top_k, self.config.label_floor, extend_labels, use_sape)
-
-    def encode_prompt(self, prompt: list[str]) -> torch.Tensor:
-        """E_t (eq 3): B strings -> (B, L, cross_attention_dim)."""
-        tokens = self.tokenizer(
-            prompt,
-            padding="max_length",
-            max_length=self.tokenizer.model_max_length,
-            truncation=True,
-            return_tensors="pt",
-        )
-        return self.text_encoder(tokens.input_ids.to(self._execution_device))[0]
-
-    def encode_image(self, lr_image: torch.Tensor) -> ImageEncoding:
-        """E_i (eq 4) of the padded LR image, with latents scaled for diffusion, in float32."""
-        if self.image_encoder is not None:
-            encoding = self.image_encoder(lr_image.to(self.image_encoder.dtype))
-            latents = encoding.latents
-        else:
-            enlarged = enlarge(lr_image)
-            latents = self.vae.encode((enlarged * 2 - 1).to(self.vae.dtype)).latent_dist.mode()
-            encoding = ImageEncoding(features=None, latents=latents, condition=enlarged, lr_image=lr_image)
-        return replace(
-            encoding, latents=latents.float() * self.vae.config.scaling_factor, lr_image=encoding.lr_image.float()
-        )
 
     def prepare_masks(self, semantics: Semantics, region_mask, use_mff: bool) -> torch.Tensor:
         """M of every image, (B, 1, 4h, 4w) bool; all of it where MFF is off."""
@@ -487,7 +449,8 @@ class SISRMPipeline(TiledSteps, DiffusionPipeline):
     def prepare_timesteps(self, num_inference_steps: int, start_strength: float) -> torch.Tensor:
         """The last `num_inference_steps` of a schedule long enough that they begin at `start_strength` of it."""
         steps = min(round(num_inference_steps / start_strength), self.scheduler.config.num_train_timesteps)
-        self.scheduler.set_timesteps(max(steps, num_inference_steps), device=self._execution_device)
+        # On the CPU, where the scheduler looks at their values; asking a GPU for them would wait for all that it has to do.
+        self.scheduler.set_timesteps(max(steps, num_inference_steps), device="cpu")
         first = len(self.scheduler.timesteps) - num_inference_steps * getattr(self.scheduler, "order", 1)
         if hasattr(self.scheduler, "set_begin_index"):
             self.scheduler.set_begin_index(first)
@@ -507,91 +470,3 @@ class SISRMPipeline(TiledSteps, DiffusionPipeline):
         if self.interrupt:
             where = "between two tiles" if step is None else f"before step {step + 1} of {steps}"
             raise Interrupted(f"stopped {where}")
-
-    def guided_denoise(
-        self, latents, segmentation_tokens, condition, mask, timestep, prompt_embeds, guidance_scale, conditioning_scale
-    ) -> torch.Tensor:
-        """`denoise` with classifier-free guidance, off at 1; `prompt_embeds` holds the negative prompt first where it is on."""
-        guided = guidance_scale > 1.0
-        if guided:
-            latents = torch.cat([latents] * 2)
-            segmentation_tokens, condition, mask = (
-                None if given is None else once("twice", given, lambda given=given: torch.cat([given] * 2))
-                for given in (segmentation_tokens, condition, mask)
-            )
-        prediction = self.denoise(
-            latents, timestep, prompt_embeds, segmentation_tokens, condition, mask, conditioning_scale
-        )
-        if not guided:
-            return prediction
-        unconditional, conditional = prediction.chunk(2)
-        return unconditional + guidance_scale * (conditional - unconditional)
-
-    def denoise(
-        self, latents, timestep, prompt_embeds, segmentation_tokens, condition, mask, conditioning_scale: float = 1.0
-    ) -> torch.Tensor:
-        """IT2IC's prediction for one timestep, float32. `segmentation_tokens` None: without SCA; `mask` None: without MFF (M = 1)."""
-        dtype = self.unet.dtype
-        inputs = self.scheduler.scale_model_input(latents, timestep).to(dtype)
-        text, tokens, condition = (
-            given if given is None or given.dtype == dtype else once(dtype, given, partial(given.to, dtype))
-            for given in (prompt_embeds, segmentation_tokens, condition)
-        )
-        sca = None if tokens is None else {SEGMENTATION_TOKENS: tokens}
-        down = mid = None
-        if conditioning_scale:
-            down, mid = self.controlnet(
-                inputs,
-                timestep,
-                encoder_hidden_states=text,
-                controlnet_cond=condition,
-                conditioning_scale=conditioning_scale,
-                cross_attention_kwargs=sca,
-                return_dict=False,
-            )
-            if mask is not None:
-                down, mid = self.mff(down, mid, mask)
-        prediction = self.unet(
-            inputs,
-            timestep,
-            encoder_hidden_states=text,
-            cross_attention_kwargs=sca,
-            down_block_additional_residuals=down,
-            mid_block_additional_residual=mid,
-            return_dict=False,
-        )[0]
-        return prediction.float()
-
-    def decode_latents(self, latents: torch.Tensor, encoding: ImageEncoding | None = None) -> torch.Tensor:
-        """Scaled latents -> (B, 3, H, W) float32 around [0, 1]; the decoder sees the LR features where it has a place for them."""
-        latents = (latents / self.vae.config.scaling_factor).to(self.vae.dtype)
-        if encoding is None or encoding.features is None:
-            return self.vae.decode(latents).sample.float() / 2 + 0.5
-        return self.vae.decode(latents, lr_features=encoding.features).sample.float() / 2 + 0.5
-
-    def finish_image(
-        self,
-        result: torch.Tensor,
-        lr_image: torch.Tensor,
-        clean_lr: torch.Tensor,
-        color_fix: str,
-        strength: float = 1.0,
-        statistics: Statistics | None = None,
-        detail_strength: float = 1.0,
-    ) -> torch.Tensor:
-        """Decoded (B, 3, 4h, 4w) -> the picture, in [0, 1]: low frequencies ("wavelet", `color_fix_levels` of them) or statistics
-        ("adain") of `clean_lr`, the LR image without its noise; faint texture that `lr_image` (B, 3, h, w) lacks taken back; and what is
-        left of the difference to `lr_image`, in those low frequencies, times `detail_strength`. `statistics`: of the whole picture, where
-        this is a part of it."""
-        reference = enlarge(clean_lr) if color_fix != "none" or detail_strength != 1 else None
-        if color_fix == "adain":
-            result = adain_fix(result, reference, strength, statistics)
-        elif color_fix == "wavelet":
-            result = wavelet_fix(result, reference, strength, levels=self.config.color_fix_levels)
-        if self.config.coring:
-            result = core_detail(result, enlarge(lr_image), self.config.coring)
-        if detail_strength != 1:
-            # Of `clean_lr` training sees the low frequencies alone.
-            plain = wavelet_fix(enlarge(lr_image), reference, levels=self.config.color_fix_levels)
-            result = torch.lerp(plain, result, float(detail_strength))
-        return result.clamp(0, 1)

@@ -22,7 +22,7 @@ from sisrm.errors import ParameterError, WeightsError
 from sisrm.fast import GUIDANCE_SCALE, STEPS, make_fast
 from sisrm.pipeline import SISRMPipeline
 from sisrm.public_parts import PINS, PublicPart, fetch, fetch_weights, missing_files, random_components
-from sisrm.runtime import choose_device, choose_dtype, prepare
+from sisrm.runtime import asked_acceleration, choose_device, choose_dtype, prepare
 from sisrm.weights import check_weights
 
 logger = logging.getLogger(__name__)
@@ -149,7 +149,11 @@ def ready_presets() -> list[str]:
 
 
 def load_pipeline(
-    preset: str | None = None, device: str | None = None, dtype: torch.dtype | None = None, fast: bool | None = None
+    preset: str | None = None,
+    device: str | None = None,
+    dtype: torch.dtype | None = None,
+    fast: bool | None = None,
+    compile: str | None = None,
 ) -> SISRMPipeline:
     """A pipeline ready to run. A preset that is built from public parts is downloaded and assembled when it is first asked for.
 
@@ -157,8 +161,9 @@ def load_pipeline(
         preset: a name in PRESETS or a folder that holds a pipeline; None: `default_preset()`.
         device: "cpu", "cuda", "cuda:N"; None chooses. dtype: None chooses by device.
         fast: few steps through the preset's LoRA; None: whether SISRM_FAST is 1.
+        compile: of `sisrm.runtime.ACCELERATIONS`; None: SISRM_COMPILE, or "off", with which networks may be changed at any time.
     Raises:
-        ParameterError: no such preset, folder or device, or no fast mode. WeightsError: weights are missing or do not fit.
+        ParameterError: no such preset, folder, device or acceleration, or no fast mode. WeightsError: weights are missing or do not fit.
     """
     name = preset or default_preset()
     known = PRESETS.get(name)
@@ -169,7 +174,7 @@ def load_pipeline(
     if fast and (known is None or known.fast is None):
         able = ", ".join(other.name for other in PRESETS.values() if other.fast)
         raise ParameterError("fast", name, f"a preset with a fast mode: {able}")
-    where = choose_device(device)
+    where, compile = choose_device(device), asked_acceleration(compile)
     precision = dtype or choose_dtype(where)
     folder = Path(name) if known is None else known.folder()
     check_folder(folder)
@@ -182,35 +187,38 @@ def load_pipeline(
     pipe.folder = folder
     pipe.preset = folder.name if known is None else name
     pipe.weights = f"the folder {folder.name}" if known is None else known.summary
-    return prepare(pipe, where)
+    return prepare(pipe, where, compile)
 
 
-def load_random(preset: str, device: str | None = None) -> SISRMPipeline:
-    """A preset's pipeline with random weights, in the device's type, ready to run. Raises ParameterError where it is not on offer."""
+def load_random(preset: str, device: str | None = None, compile: str | None = None) -> SISRMPipeline:
+    """A preset's pipeline with random weights, in the device's type, ready to run; `compile` as in `load_pipeline`. Raises
+    ParameterError where it is not on offer."""
     if preset not in PRESETS or PRESETS[preset].random is None:
         able = ", ".join(other.name for other in PRESETS.values() if other.random)
         raise ParameterError("preset", preset, f"a preset that can be built with random weights: {able}")
-    where = choose_device(device)
+    where, compile = choose_device(device), asked_acceleration(compile)
     pipe = PRESETS[preset].random(choose_dtype(where))
     pipe.preset, pipe.weights = preset, "random weights"
     pipe.set_progress_bar_config(disable=True)
-    return prepare(pipe, where)
+    return prepare(pipe, where, compile)
 
 
-def load_or_fall_back(preset: str | None = None, device: str | None = None) -> SISRMPipeline:
+def load_or_fall_back(
+    preset: str | None = None, device: str | None = None, compile: str | None = None
+) -> SISRMPipeline:
     """`load_pipeline`, or, where that preset's weights cannot be used, FALLBACK's; `pipe.fallback` then says why.
 
     pipe.fallback: None, or {"preset": what was asked for, "reason": the error's message}.
     """
     name = preset or default_preset()
     try:
-        pipe = load_pipeline(name, device)
+        pipe = load_pipeline(name, device, compile=compile)
         pipe.fallback = None
     except WeightsError as error:
         if name == FALLBACK:
             raise
         logger.warning("%s cannot be used, %s runs instead: %s", name, FALLBACK, error)
-        pipe = load_pipeline(FALLBACK, device, fast=False)
+        pipe = load_pipeline(FALLBACK, device, fast=False, compile=compile)
         pipe.fallback = {"preset": name, "reason": str(error)}
     return pipe
 

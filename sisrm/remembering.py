@@ -27,6 +27,7 @@ class Remembered:
 
     def __init__(self, limit: int):
         self.limit, self.held = limit, 0
+        self.values: dict[Hashable, object] = {}  # of `once_a_run`
         self._results: dict[Hashable, tuple[torch.Tensor, object]] = {}
 
     def once(self, name: Hashable, given: torch.Tensor, make: Callable[[], T]) -> T:
@@ -61,12 +62,32 @@ def remembering(limit: int = LIMIT) -> Iterator[None]:
         _current.reset(token)
 
 
+@contextmanager
+def remembering_nothing() -> Iterator[None]:
+    """Compute everything while the block runs, also inside of `remembering`."""
+    token = _current.set(None)
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
 def once(name: Hashable, given: torch.Tensor, make: Callable[[], T]) -> T:
     """`make()`, computed once per run for `name` and `given`; always computed where nothing is remembered."""
     remembered = _current.get()
     if remembered is None or torch.is_grad_enabled():
         return make()
     return remembered.once(name, given, make)
+
+
+def once_a_run(name: Hashable, make: Callable[[], T]) -> T:
+    """`make()`, a small value that depends on nothing that changes during a run, computed once for each."""
+    remembered = _current.get()
+    if remembered is None:
+        return make()
+    if name not in remembered.values:
+        remembered.values[name] = make()
+    return remembered.values[name]
 
 
 def forget() -> None:

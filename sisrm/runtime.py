@@ -1,8 +1,9 @@
-"""Where and how a pipeline runs: device, precision and attention backend, chosen by trying, and a report of the choice."""
+"""Where and how a pipeline runs: device, precision, attention backend and CUDA graphs, chosen by trying, and a report of the choice."""
 
 from __future__ import annotations
 
 import logging
+import os
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +12,7 @@ from diffusers.utils import is_xformers_available
 
 from sisrm.errors import ParameterError
 from sisrm.pipeline import SISRMPipeline
+from sisrm.replay import Replay
 from sisrm.startup import on_zero_gpu
 from sisrm.threads import limit_threads
 
@@ -18,6 +20,18 @@ logger = logging.getLogger(__name__)
 
 OFFLOAD_BELOW = 8 * 2**30  # bytes of GPU memory
 LARGE_WEIGHTS = 2**30  # bytes of weights from which moving them in turns is worth its time
+
+ACCELERATIONS = ("off", "graphs", "inductor")
+"""off: every network as it is. graphs: each recorded as a CUDA graph where a size comes again. inductor: U-Net and ControlNet through
+torch.compile, which takes minutes on the first call, on a GPU recorded as well."""
+
+
+@dataclass(frozen=True)
+class Acceleration:
+    """name: of ACCELERATIONS; reason: why, in words."""
+
+    name: str
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -49,6 +63,27 @@ def choose_dtype(device: torch.device) -> torch.dtype:
     return torch.float32
 
 
+def asked_acceleration(given: str | None, otherwise: str = "off") -> str:
+    """What was given, or SISRM_COMPILE, or `otherwise`. Raises ParameterError for what is none of ACCELERATIONS."""
+    name = given or os.environ.get("SISRM_COMPILE") or otherwise
+    if name not in ACCELERATIONS:
+        raise ParameterError("compile" if given else "SISRM_COMPILE", name, f"one of {', '.join(ACCELERATIONS)}")
+    return name
+
+
+def choose_acceleration(name: str, device: torch.device, in_turns: bool) -> Acceleration:
+    """What of ACCELERATIONS is used where `name` is asked for. in_turns: whether components take turns on the device."""
+    if name == "off":
+        return Acceleration(name, "not asked for")
+    if on_zero_gpu():
+        return Acceleration("off", "on ZeroGPU every job has a process of its own, which would begin anew")
+    if in_turns:
+        return Acceleration("off", "components take turns on the device, so they have no fixed place there")
+    if name == "graphs" and device.type != "cuda":
+        return Acceleration("off", f"{device.type} has no CUDA graphs")
+    return Acceleration(name, "asked for")
+
+
 def choose_attention_backend(device: torch.device, dtype: torch.dtype) -> AttentionBackend:
     """xformers where one tiny attention runs with it, else PyTorch's SDPA.
 
@@ -72,15 +107,17 @@ def choose_attention_backend(device: torch.device, dtype: torch.dtype) -> Attent
     return AttentionBackend("xformers", "a test attention ran with it")
 
 
-def prepare(pipe: SISRMPipeline, device: torch.device) -> SISRMPipeline:
-    """Move a pipeline to its device and set threads, memory format and attention backend, SCA's attention included.
+def prepare(pipe: SISRMPipeline, device: torch.device, compile: str = "off") -> SISRMPipeline:
+    """Move a pipeline to its device and set threads, memory format and attention backend, SCA's attention included. compile: of
+    ACCELERATIONS; with recordings, call `pipe.replay.forget()` after a network was changed for another.
 
     On a GPU with less than 8 GB a large pipeline's components take turns on it. A decoder that can work in tiles and
     slices does; images of up to its tile size (512 pixels for Stable Diffusion's) come out the same.
     """
     limit_threads()
     modules = [part for part in pipe.components.values() if isinstance(part, torch.nn.Module)]
-    if offloads(device, sum(value.nbytes for part in modules for value in part.parameters())):
+    in_turns = offloads(device, sum(value.nbytes for part in modules for value in part.parameters()))
+    if in_turns:
         pipe.enable_model_cpu_offload(device=device)
     else:
         pipe.to(device)
@@ -90,11 +127,19 @@ def prepare(pipe: SISRMPipeline, device: torch.device) -> SISRMPipeline:
     for component in (pipe.vae, pipe.unet, pipe.controlnet, pipe.image_encoder, pipe.segmenter):
         if component is not None:
             component.to(memory_format=torch.channels_last)
+    acceleration = choose_acceleration(compile, device, in_turns)
     backend = choose_attention_backend(device, pipe.unet.dtype)
+    if acceleration.name == "inductor":
+        backend = AttentionBackend("sdpa", "torch.compile does not see into xformers' kernels")
+        pipe.unet.compile()
+        pipe.controlnet.compile()
     if backend.name == "xformers":
         pipe.enable_xformers_memory_efficient_attention()
-    pipe.attention_backend = backend
+    if acceleration.name != "off" and device.type == "cuda":
+        pipe.replay = Replay()
+    pipe.attention_backend, pipe.acceleration = backend, acceleration
     logger.info("running on %s in %s with %s (%s)", device, pipe.unet.dtype, backend.name, backend.reason)
+    logger.info("compile: %s (%s)", acceleration.name, acceleration.reason)
     return pipe
 
 
@@ -106,14 +151,16 @@ def offloads(device: torch.device, weights: int) -> bool:
 
 
 def describe(pipe: SISRMPipeline) -> dict[str, object]:
-    """What runs here, for people: preset, device, dtype, attention_backend, attention_reason, weights, trained_parts."""
+    """What runs here, for people: preset, device, dtype, attention_backend, attention_reason, compile, weights, trained_parts."""
     backend = getattr(pipe, "attention_backend", AttentionBackend("sdpa", "PyTorch's default"))
+    acceleration = getattr(pipe, "acceleration", Acceleration("off", "PyTorch's default"))
     return {
         "preset": getattr(pipe, "preset", None),
         "device": str(pipe._execution_device),
         "dtype": str(pipe.unet.dtype).removeprefix("torch."),
         "attention_backend": backend.name,
         "attention_reason": backend.reason,
+        "compile": acceleration.name,
         "weights": getattr(pipe, "weights", None),
         "trained_parts": trained_parts(pipe),
     }

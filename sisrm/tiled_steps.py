@@ -73,7 +73,7 @@ class TiledSteps:
             tokens, mask, encoding = conditions.tokens, None, conditions.encoding
             if tokens is not None and len(tiles) > 1:
                 if tile not in read:
-                    read[tile] = self.sape.tokens(self.read_classes(tile.of(conditions.lr_image))[1])
+                    read[tile] = self.reading_of(tile.of(conditions.lr_image)).tokens
                 tokens = read[tile]
             if conditions.masks is not None:
                 own = tile.of(conditions.masks, SCALE)

@@ -78,7 +78,7 @@ def test_everybody_runs_at_tiny_size(tiny_pipeline):
     entrants = [
         contestants.ours(tiny_pipeline, 16),
         contestants.real_esrgan(16, CPU, FLOAT, width=8, growth=4, blocks=1),
-        *contestants.stable_diffusion(16, CPU, FLOAT, TINY_UNET, TINY_VAE),
+        *contestants.stable_diffusion(16, CPU, FLOAT, None, TINY_UNET, TINY_VAE),
     ]
     report = peers.measure(entrants, repeats=1)
     json.dumps(report)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import pytest
-import torch
 from conftest import tiny_pipe
 
 from sisrm import presets
 from sisrm.cli import main
-from sisrm.evaluation import full_size
+from sisrm.evaluation import complexity, full_size
+from sisrm.runtime import AttentionBackend
 
 
 @pytest.fixture(autouse=True)
@@ -51,8 +52,6 @@ def test_doctor_names_untrained_parts_and_broken_folders(tmp_path, capsys):
 
 
 def test_costs_of_one_step_are_the_image_s(tiny_pipeline):
-    from sisrm.evaluation import complexity
-
     report = full_size.measure(tiny_pipeline, {"num_inference_steps": 1, "guidance_scale": 1.0}, size=32)
     whole = complexity.measure(tiny_pipeline, 32, repeats=1)  # 2 steps, guidance 1.5
     assert report["gflops"] == pytest.approx(whole["gflops"], rel=1e-6)
@@ -63,18 +62,27 @@ def test_costs_of_one_step_are_the_image_s(tiny_pipeline):
     assert report["settings"]["SeeSR's settings"]["seesr_ratio"] == 1.0 < report["settings"]["default"]["seesr_ratio"]
 
 
-def test_every_backend_is_timed_and_undone(tiny_pipeline, photo, monkeypatch):
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda module: None)
-    times = full_size.backend_milliseconds(tiny_pipeline, lambda: tiny_pipeline(photo), repeats=1)
-    assert times.keys() == {"sdpa", "torch.compile"} and all(value > 0 for value in times.values())
+def test_pytorch_s_attention_is_timed_beside_xformers_and_undone(tiny_pipeline, photo, monkeypatch):
+    outputs, switched = [], []
+    timed = partial(full_size.attention_milliseconds, tiny_pipeline, lambda: outputs.append(tiny_pipeline(photo)), outputs, 1, 5.0)
+    tiny_pipeline.attention_backend = AttentionBackend("sdpa", "")
+    assert timed() == {"sdpa": 5.0} and not outputs
+    for name in ("enable", "disable"):
+        switch = f"{name}_xformers_memory_efficient_attention"
+        monkeypatch.setattr(tiny_pipeline, switch, partial(switched.append, name))
+    tiny_pipeline.attention_backend = AttentionBackend("xformers", "")
+    times = timed()
+    assert list(times) == ["xformers", "sdpa"] and times["xformers"] == 5.0 and 0 < times["sdpa"] != 5.0
+    assert switched == ["disable", "enable"]
 
 
 def test_warm_calls_are_timed_without_the_first(tiny_pipeline, photo):
-    outputs = [None]
+    outputs, calls = [None], []
 
     def call():
         outputs.append(tiny_pipeline(photo))
-        if len(outputs) == 2:
+        calls.append(1)
+        if len(calls) <= complexity.WARM_UP:
             outputs[-1].timings.update(total=99.0, denoising=99.0)
 
     times = full_size.warm_milliseconds(call, outputs, repeats=3)

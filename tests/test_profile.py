@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-import sisrm.pipeline as pipeline_module
+import sisrm.networks as networks_module
 import sisrm.semantics as semantics_module
 from sisrm.cli import main
 from sisrm.errors import ParameterError
@@ -33,7 +33,7 @@ def test_the_larger_of_two_laps_is_kept_for_memory():
 
 
 def test_a_pipeline_is_left_as_it_was_also_after_an_error(tiny_pipeline, photo):
-    modules = {"class_map_of": semantics_module, "wavelet_fix": pipeline_module, "core_detail": pipeline_module}
+    modules = {"class_map_of": semantics_module, "wavelet_fix": networks_module, "core_detail": networks_module}
     before = {name: getattr(module, name) for name, module in modules.items()}
     own = set(vars(tiny_pipeline)), set(vars(tiny_pipeline.unet)), set(vars(tiny_pipeline.scheduler))
     with pytest.raises(ParameterError), watched(tiny_pipeline, StageMeter(laps_of(lambda: 0.0))):

@@ -59,10 +59,11 @@ def _random_weights(names: list[str], options: argparse.Namespace) -> int:
     """Full-size networks that were never trained: the work is the same."""
     from sisrm.evaluation import full_size
     from sisrm.presets import PRESETS, load_random
+    from sisrm.runtime import asked_acceleration
 
     if len(names) != 1:
         raise ParameterError("--preset", " ".join(names), "one preset, with --random-weights")
-    pipe = load_random(names[0], options.device)
+    pipe = load_random(names[0], options.device, asked_acceleration(options.compile, "graphs"))
     report = full_size.measure(pipe, PRESETS[names[0]].fast_settings, options.size)
     print(json.dumps(report, indent=2) if options.json else full_size.table(names[0], report), end="\n" * options.json)
     return 0
@@ -71,9 +72,9 @@ def _random_weights(names: list[str], options: argparse.Namespace) -> int:
 def _measured_apart(name: str, options: argparse.Namespace) -> dict:
     """The report of one preset out of several, from a process of its own: the peak of memory is a process's."""
     call = [sys.executable, "-m", "sisrm", "complexity", "--preset", name, "--size", str(options.size), "--json"]
-    done = subprocess.run(
-        call + (["--device", options.device] if options.device else []), capture_output=True, text=True, check=False
-    )
+    for flag, value in (("--device", options.device), ("--compile", options.compile)):
+        call += [flag, value] if value else []
+    done = subprocess.run(call, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SISRMError(done.stderr.strip() or f"{name}: the measurement ended with status {done.returncode}")
     return json.loads(done.stdout)

@@ -20,6 +20,7 @@ FLAGS = {
     "scheduler": "--scheduler",
     "tile_size": "--tile-size",
     "device": "--device",
+    "compile": "--compile",
 }
 """How the command line spells the pipeline's parameters, for error messages."""
 
@@ -27,7 +28,7 @@ _CALL_OPTIONS = ("num_inference_steps", "guidance_scale", "top_k", "use_mff", "l
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """--preset and --device, which every command with a model takes."""
+    """--preset, --device and --compile, which every command with a model takes."""
     model = parser.add_argument_group("model")
     model.add_argument(
         "--preset", metavar="NAME", help="a preset's name, or a folder that holds a pipeline (default: compact)"
@@ -36,8 +37,14 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_device_argument(parser) -> None:
-    """--device, of a parser or a group of options."""
+    """--device and --compile, of a parser or a group of options."""
     parser.add_argument("--device", metavar="NAME", help="cpu, cuda or cuda:N (default: a GPU where there is one)")
+    parser.add_argument(
+        "--compile",
+        choices=("off", "graphs", "inductor"),
+        help="graphs: CUDA graphs for sizes that come again, on a GPU; inductor: torch.compile too, minutes on the first photo; "
+        "off: neither (default: SISRM_COMPILE, or graphs)",
+    )
 
 
 def add_call_arguments(parser: argparse.ArgumentParser) -> None:
@@ -82,7 +89,7 @@ def call_options(options: argparse.Namespace) -> dict:
 
 
 def load(options: argparse.Namespace):
-    """The pipeline that --preset and --device ask for. It shows a bar per image on a terminal and none elsewhere.
+    """The pipeline that --preset, --device and --compile ask for. It shows a bar per image on a terminal and none elsewhere.
 
     Raises:
         ParameterError, WeightsError: see `sisrm.presets.load_pipeline`.
@@ -92,6 +99,7 @@ def load(options: argparse.Namespace):
         import transformers
 
         from sisrm.presets import load_pipeline
+        from sisrm.runtime import asked_acceleration
     from sisrm.schedulers import choose_scheduler
 
     # Bars and remarks of the libraries would bury the lines about files that cannot be used.
@@ -99,7 +107,8 @@ def load(options: argparse.Namespace):
         library.utils.logging.disable_progress_bar()
         if not options.verbose:
             library.utils.logging.set_verbosity_error()
-    pipe = load_pipeline(options.preset, options.device, fast=getattr(options, "fast", None))
+    compile = asked_acceleration(options.compile, "graphs")
+    pipe = load_pipeline(options.preset, options.device, fast=getattr(options, "fast", None), compile=compile)
     if getattr(options, "scheduler", None):
         pipe.scheduler = choose_scheduler(options.scheduler, pipe.scheduler)
     pipe.set_progress_bar_config(disable=None, leave=False)

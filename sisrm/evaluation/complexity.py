@@ -24,6 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from sisrm.errors import ParameterError
+from sisrm.replay import Replay
 
 PAPER = {
     "SISRM": {"parameters": 48e6, "gflops": 198.0, "peak_memory_mb": 5500.0, "milliseconds": 73.0},
@@ -33,6 +34,9 @@ PAPER = {
 """Table 3's rows, one 128x128 -> 512x512 image on an A10."""
 
 MEBIBYTE = 2**20
+
+WARM_UP = 2
+"""Calls after which all work of the next one is recorded, where recordings are on: the first meets it, the second records it."""
 
 
 def attention_flops(query, key, value, *args, out_shape=None, **kwargs) -> int:
@@ -121,7 +125,7 @@ def measure(pipe, size: int = 128, repeats: int = 5, options: dict | None = None
         gflops: 1e9 floating-point operations of the whole call.
         peak_memory_mb: MiB; on CUDA the allocator's peak during a call, weights included; on a CPU the largest
             resident size this process ever had, Python and its libraries included.
-        milliseconds: median wall time of `repeats` calls.
+        milliseconds: median wall time of `repeats` warm calls.
         components: name -> {"parameters", "gflops"}; "other" is work outside every component.
         uncounted: attention kernels that the counter has no formula for; empty when the total is complete.
         device, size.
@@ -140,7 +144,8 @@ def measure(pipe, size: int = 128, repeats: int = 5, options: dict | None = None
         pipe(image, generator=torch.Generator("cpu").manual_seed(0), **(options or {}))
         wait_for(device)
 
-    call()
+    for _ in range(WARM_UP if pipe.replay else 1):
+        call()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     times = []
@@ -148,7 +153,7 @@ def measure(pipe, size: int = 128, repeats: int = 5, options: dict | None = None
         started = time.perf_counter()
         call()
         times.append(1000 * (time.perf_counter() - started))
-    peak = peak_memory(device)
+    peak = peak_memory(device) + held_by_recordings(pipe)
     components, uncounted = count(pipe, call)
     return {
         "parameters": sum(entry["parameters"] for entry in components.values()),
@@ -164,21 +169,37 @@ def measure(pipe, size: int = 128, repeats: int = 5, options: dict | None = None
 
 def count(pipe, call) -> tuple[dict[str, dict], list[str]]:
     """Parameters and GFLOPs per component while `call()` runs once, and the names of attention kernels not counted."""
-    with countable_attention(pipe):
+    with countable(pipe):
         return _count(pipe, call)
 
 
 @contextmanager
-def countable_attention(pipe) -> Iterator[None]:
-    """Replace xformers by PyTorch's attention while the block runs: the same products, in kernels with a formula."""
-    uses_xformers = getattr(getattr(pipe, "attention_backend", None), "name", "sdpa") == "xformers"
-    if uses_xformers:
-        pipe.disable_xformers_memory_efficient_attention()
+def countable(pipe) -> Iterator[None]:
+    """While the block runs every kernel is started by itself, so that it is seen, and attention is PyTorch's: the same products as
+    xformers', in kernels with a formula."""
+    replay = getattr(pipe, "replay", None)
+    try:
+        pipe.replay = None
+        with plain_attention(pipe):
+            yield
+    finally:
+        pipe.replay = replay
+
+
+@contextmanager
+def plain_attention(pipe) -> Iterator[None]:
+    """Replace xformers by PyTorch's attention while the block runs."""
+    if getattr(getattr(pipe, "attention_backend", None), "name", "sdpa") != "xformers":
+        yield
+        return
+    recorded = pipe.replay
+    pipe.disable_xformers_memory_efficient_attention()
+    pipe.replay = None if recorded is None else Replay()
     try:
         yield
     finally:
-        if uses_xformers:
-            pipe.enable_xformers_memory_efficient_attention()
+        pipe.enable_xformers_memory_efficient_attention()
+        pipe.replay = recorded
 
 
 def _count(pipe, call) -> tuple[dict[str, dict], list[str]]:
@@ -226,6 +247,11 @@ def peak_memory(device: torch.device) -> int:
         pass
     # Linux counts in KiB, macOS in bytes.
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def held_by_recordings(pipe) -> int:
+    """Bytes that CUDA graphs keep for themselves, which the allocator does not count as in use."""
+    return 0 if pipe.replay is None else pipe.replay.held
 
 
 def process_status(field: str) -> int:

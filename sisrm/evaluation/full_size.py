@@ -8,14 +8,11 @@ what the others share), a later step as often as there are more, half of both wh
 from __future__ import annotations
 
 import statistics
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import torch
 
 from sisrm.evaluation import complexity
-from sisrm.runtime import choose_attention_backend
 
 SEESR = {"num_inference_steps": 50, "guidance_scale": 5.5}
 """SeeSR's published settings, here on this pipeline's own networks: SeeSR's are SD 2's U-Net and a ControlNet, with attention to
@@ -35,7 +32,7 @@ def measure(pipe, fast: dict | None = None, size: int = 128, repeats: int = 3) -
         settings: name -> {"num_inference_steps", "guidance_scale", "gflops", "seesr_ratio", "milliseconds", "denoising": of them
             in the loop}; seesr_ratio: how many times more GFLOPs SeeSR's settings take. Times are medians of `repeats` warm calls on
             CUDA; on a CPU they are reckoned from the one step.
-        backends: attention backend -> milliseconds of the whole call at default settings; empty on a CPU.
+        backends: attention backend -> milliseconds of the whole call at default settings, the pipeline's own first; empty on a CPU.
     """
     image, device = complexity.probe_image(size), torch.device(pipe._execution_device)
     outputs = []
@@ -84,13 +81,18 @@ def measure(pipe, fast: dict | None = None, size: int = 128, repeats: int = 3) -
         entry["seesr_ratio"] = round(settings["SeeSR's settings"]["gflops"] / entry["gflops"], 2)
     for name in denoisers:
         components[name]["gflops"] = denoising(name, default)
-    backends = backend_milliseconds(pipe, call, repeats) if device.type == "cuda" else {}
+    if device.type == "cuda":
+        peak = complexity.peak_memory(device) + complexity.held_by_recordings(pipe)
+    backends = {}
+    if device.type == "cuda":
+        own = settings["default"]["milliseconds"]
+        backends = attention_milliseconds(pipe, lambda: call(**default), outputs, repeats, own)
     return {
         "parameters": sum(part["parameters"] for part in components.values()),
         "gflops": settings["default"]["gflops"],
         "gflops_per_step": sum(later.values()),
         "peak_memory_mb": round(peak / complexity.MEBIBYTE, 1),
-        "milliseconds": min(backends.values(), default=settings["default"]["milliseconds"]),
+        "milliseconds": settings["default"]["milliseconds"],
         "components": components,
         "settings": settings,
         "backends": backends,
@@ -102,8 +104,9 @@ def measure(pipe, fast: dict | None = None, size: int = 128, repeats: int = 3) -
 
 
 def warm_milliseconds(call: Callable[[], None], outputs: list, repeats: int) -> dict[str, float]:
-    """Medians of `call()` after a warm-up, whole and in the denoising loop, by the clock of the output that it adds to `outputs`."""
-    call()
+    """Medians of `call()`, warm, whole and in the denoising loop, by the clock of the output that it adds to `outputs`."""
+    for _ in range(complexity.WARM_UP):
+        call()
     del outputs[:]
     for _ in range(repeats):
         call()
@@ -114,44 +117,14 @@ def warm_milliseconds(call: Callable[[], None], outputs: list, repeats: int) -> 
     }
 
 
-def backend_milliseconds(pipe, call: Callable[[], None], repeats: int) -> dict[str, float]:
-    """Median wall time of `call()` after a warm-up, with every attention backend that runs here, and compiled."""
-    found = {}
-    for name, context in (
-        ("xformers", _xformers),
-        ("sdpa", complexity.countable_attention),
-        ("torch.compile", _compiled),
-    ):
-        with context(pipe) as usable:
-            if usable is False:
-                continue
-            times = []
-            for _ in range(repeats + 1):
-                started = time.perf_counter()
-                call()
-                times.append(1000 * (time.perf_counter() - started))
-            found[name] = round(statistics.median(times[1:]), 1)
+def attention_milliseconds(pipe, call: Callable[[], None], outputs: list, repeats: int, own: float) -> dict[str, float]:
+    """Attention backend -> whole time of `call()`: `own` for the pipeline's, and where that is xformers PyTorch's too."""
+    name = pipe.attention_backend.name
+    found = {name: own}
+    if name == "xformers":
+        with complexity.plain_attention(pipe):
+            found["sdpa"] = warm_milliseconds(call, outputs, repeats)["milliseconds"]
     return found
-
-
-@contextmanager
-def _xformers(pipe) -> Iterator[bool]:
-    """The pipeline as it was prepared, where that is with xformers."""
-    yield choose_attention_backend(torch.device(pipe._execution_device), pipe.unet.dtype).name == "xformers"
-
-
-@contextmanager
-def _compiled(pipe) -> Iterator[None]:
-    """U-Net and ControlNet compiled while the block runs, with PyTorch's attention: xformers' kernels are opaque to the compiler."""
-    with complexity.countable_attention(pipe):
-        plain = pipe.unet, pipe.controlnet
-        for module in plain:
-            module.compile()
-        try:
-            yield
-        finally:
-            for module in plain:
-                module._compiled_call_impl = None
 
 
 def table(name: str, report: dict) -> str:

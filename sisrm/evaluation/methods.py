@@ -97,6 +97,8 @@ def from_pipeline(pipe, seed: int = 0, options: dict | None = None) -> Method:
             "configuration": configuration(pipe),
             "device": pipe.device.type,
             **{name: runs[name] for name in ("dtype", "attention_backend")},
+            # Recorded work gives the same bits, compiled work does not.
+            **({"compile": runs["compile"]} if runs["compile"] == "inductor" else {}),
         },
     )
 

@@ -26,7 +26,7 @@ def measure(pipe, size: int = 128, repeats: int = 5, options: dict | None = None
     Args:
         pipe: SISRMPipeline, ready to run.
         size: side of the low-resolution input in pixels, at least 16.
-        repeats: timed runs after one warm-up.
+        repeats: timed runs, warm.
         options: further keyword arguments of the call; none means its default settings.
     Returns:
         stages: name -> {"milliseconds", "fastest", "slowest": of the timed runs, median and range; "gflops"; "memory_mb": peak
@@ -63,12 +63,13 @@ def measure(pipe, size: int = 128, repeats: int = 5, options: dict | None = None
             whole(meter)
             return meter.spent
 
-        timed()
+        for _ in range(complexity.WARM_UP if pipe.replay else 1):
+            timed()
         rates, runs = [], []
         for _ in range(repeats):
             rates.append(matrix_rate(device, pipe.unet.dtype))
             runs.append(timed())
-        peak = complexity.peak_memory(device)
+        peak = complexity.peak_memory(device) + complexity.held_by_recordings(pipe)
         operations, uncounted = _operations(pipe, whole)
         memory = _memory(device, whole)
     stages = {}
@@ -105,7 +106,7 @@ def _spread(times: list[float]) -> dict[str, float]:
 
 def _operations(pipe, whole: Callable[[StageMeter], None]) -> tuple[dict[str, float], list[str]]:
     """Operations per stage, and the attention kernels that were not counted."""
-    with complexity.countable_attention(pipe):
+    with complexity.countable(pipe):
         counter = FlopCounterMode(display=False, custom_mapping=complexity.EXTRA_OPERATIONS)
         watch = complexity.UncountedAttention(counter.flop_registry)
         with counter, watch:
@@ -140,7 +141,7 @@ def table(name: str, report: dict) -> str:
     top = report["matrix_gflops_per_second"]
     lines = [
         f"{name}: {report['size']} x {report['size']} to {4 * report['size']} x {4 * report['size']}, {report['device']}, "
-        f"{report['dtype']}, {report['repeats']} runs after one to warm up",
+        f"{report['dtype']}, {report['repeats']} warm runs",
         "",
         "| stage | time | fastest to slowest | GFLOPs | GFLOP/s | of a matrix product | memory on top |",
         "|---|---|---|---|---|---|---|",

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-import sisrm.pipeline as pipeline_module
+import sisrm.networks as networks_module
 import sisrm.semantics as semantics_module
 from sisrm.evaluation.complexity import process_status
 
@@ -72,9 +72,9 @@ def watched(pipe, meter: StageMeter) -> Iterator[None]:
         (pipe.unet, "forward", "step {step}: U-Net"),
         (pipe, "decode_latents", "VAE decode"),
         (pipe, "finish_image", "enlarged LR image"),
-        (pipeline_module, "wavelet_fix", "colour"),
-        (pipeline_module, "adain_fix", "colour"),
-        (pipeline_module, "core_detail", "coring"),
+        (networks_module, "wavelet_fix", "colour"),
+        (networks_module, "adain_fix", "colour"),
+        (networks_module, "core_detail", "coring"),
     )
     replaced = []
 

@@ -76,7 +76,7 @@ def folder_rates(pipe, batches: list[int], size: int = 128, photos: int = 16, re
                 "slowest": round(count / max(seconds), 3),
                 "fastest": round(count / min(seconds), 3),
                 "milliseconds": round(1000 * statistics.median(seconds) / count, 1),
-                "peak_memory_mb": round(complexity.peak_memory(device) / complexity.MEBIBYTE, 1),
+                "peak_memory_mb": round((complexity.peak_memory(device) + complexity.held_by_recordings(pipe)) / complexity.MEBIBYTE, 1),
             }
     return report
 
