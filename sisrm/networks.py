@@ -30,7 +30,11 @@ class Networks:
 
     @property
     def _execution_device(self) -> torch.device:
-        """As diffusers finds it, by a walk through all modules that takes as long as a small network: once a run."""
+        """As diffusers finds it, by a walk through all modules that takes as long as a small network: once a run, and not at all where the
+        U-Net lies on a GPU, as parts that take turns there lie on the CPU meanwhile."""
+        device = next(self.unet.parameters()).device
+        if device.type == "cuda":
+            return device
         return once_a_run("device", lambda: DiffusionPipeline._execution_device.fget(self))
 
     def replayed(self, name: Hashable, function: Callable[..., Tensors], *given: torch.Tensor | None) -> Tensors:

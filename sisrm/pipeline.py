@@ -415,7 +415,8 @@ class SISRMPipeline(Networks, TiledSteps, DiffusionPipeline):
                 "image", f"the images of one call must have one size, these have {[entry.size for entry in images]}"
             )
         pixels = torch.from_numpy(np.stack([np.asarray(entry) for entry in images]))
-        return pixels.permute(0, 3, 1, 2).to(self._execution_device, torch.float32).div(255).contiguous()
+        # As bytes: converting them first would take a quarter of the time of a whole call on a fast GPU.
+        return pixels.to(self._execution_device).permute(0, 3, 1, 2).to(torch.float32).div(255).contiguous()
 
     def prepare_generators(self, generator, count: int) -> tuple[list[torch.Generator], list[int]]:
         """One generator per image and the seeds to report. A single generator serves all images in turn."""

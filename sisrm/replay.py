@@ -65,6 +65,7 @@ class Recorder:
                 function(*given)
         torch.cuda.current_stream().wait_stream(stream)
         torch.cuda.synchronize()
+        torch.cuda.empty_cache()
         before = torch.cuda.memory_reserved()
         graph = torch.cuda.CUDAGraph()
         # Other threads may go on using the device meanwhile.

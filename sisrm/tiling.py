@@ -161,7 +161,8 @@ class Tiles:
                     count += len(group)
                     if done is not None:
                         done(count, len(self.list))
-                    batching.grow()
+                    if count < len(self.list):  # asking a GPU for its room takes as long as a step's scheduler
+                        batching.grow()
                 return whole
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):

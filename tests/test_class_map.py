@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from sisrm.class_map import LONG_SIDE, class_map_of, largest_classes, possible_winners
+from sisrm.class_map import LONG_SIDE, _argmax_of_all, class_map_of, largest_classes, possible_winners
 from sisrm.sape import segmenter_input
 
 
@@ -29,6 +29,16 @@ def test_no_pixel_differs_from_interpolating_every_class(sharpness, size):
     for seed in range(3):
         probabilities = smooth_probabilities(seed, sharpness)
         assert torch.equal(class_map_of(probabilities, size), every_class(probabilities, size))
+
+
+@pytest.mark.parametrize("sharpness", [0.1, 4])
+@pytest.mark.parametrize("classes", [150, 50, 51, 3])
+def test_a_gpu_s_way_gives_the_same_pixels(sharpness, classes):
+    for seed in range(3):
+        probabilities = smooth_probabilities(seed, sharpness, classes=classes)[:1]
+        assert torch.equal(_argmax_of_all(probabilities, [50, 31])[:, 0], every_class(probabilities, (50, 31)))
+    equal = torch.full((1, classes, 2, 2), 1 / classes)
+    assert (_argmax_of_all(equal, [2, 2]) == 0).all()
 
 
 def test_a_class_that_wins_only_between_the_points_is_kept():

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,8 @@ from conftest import tiny_pipe
 from PIL import Image
 
 from sisrm import cli, presets
+from sisrm.commands import restore as restoring
+from sisrm.errors import ImageError
 from sisrm.images import read_image, read_photo
 from sisrm.ui.handlers import Handlers
 from sisrm.ui.results import restore
@@ -244,6 +247,42 @@ def test_same_seed_same_file_other_seed_other_file(weights, photos, tmp_path):
         assert cli.main([*map(str, arguments)]) == 0
     one, two, three = (pixels(tmp_path / folder / "a.png") for folder in ("one", "two", "three"))
     assert np.array_equal(one, two) and not np.array_equal(one, three)
+
+
+def test_results_are_written_while_the_next_photo_is_worked_on(capsys):
+    writing, next_began = threading.Event(), threading.Event()
+
+    def work(path: Path) -> restoring.Done:
+        def write() -> str:
+            if path.name == "a":
+                writing.set()
+                assert next_began.wait(20), "the next photo waits for this one's file"
+            if path.name == "b":
+                raise ImageError("b", "the disk is full")
+            return f"{path} is written"
+
+        if path.name == "b":
+            assert writing.wait(20)
+            next_began.set()
+        if path.name == "c":
+            raise ImageError("c", "not a photo")
+        return restoring.Done(write, 100)
+
+    assert restoring._each([Path(name) for name in "abcd"], [], work) == 2
+    told = capsys.readouterr()
+    assert told.out.splitlines() == ["a is written", "d is written"]
+    assert sorted(told.err.splitlines()) == ["b: the disk is full", "c: not a photo"]
+
+
+def test_a_large_result_is_written_before_the_next_photo_is_begun(capsys):
+    order = []
+
+    def work(path: Path) -> restoring.Done:
+        order.append(f"work {path}")
+        return restoring.Done(lambda: order.append(f"write {path}") or "", restoring.WRITTEN_BEHIND + 1)
+
+    assert restoring._each([Path("a"), Path("b")], [], work) == 0
+    assert order == ["work a", "write a", "work b", "write b"]
 
 
 def test_results_never_overwrite_inputs_or_each_other(capsys, weights, photos, tmp_path):

@@ -201,7 +201,7 @@ def test_memory_that_runs_out_for_one_photo_does_not_end_the_others(tmp_path, ca
     def work(path):
         if path.name == "large.png":
             raise OutOfMemory("there is not enough memory")
-        return f"{path} done"
+        return restore.Done(lambda: f"{path} done")
 
     assert restore._each([tmp_path / "large.png", tmp_path / "small.png"], [], work) == 1
     told = capsys.readouterr()

@@ -6,8 +6,11 @@ import argparse
 import json
 import logging
 from collections.abc import Callable
-from dataclasses import asdict
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from sisrm import __version__
 from sisrm.commands import figures, model
@@ -19,6 +22,19 @@ from sisrm.images import NOTICES, Photo, read_photo, write_image, write_png
 from sisrm.whole_files import written_whole
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+WRITTEN_BEHIND = 2**24
+"""Pixels of the largest result that may wait in memory to be written while the next photo is worked on."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """What the model has done for a file. write: writes the results and gives the line that tells of them; pixels: of the largest."""
+
+    write: Callable[[], str]
+    pixels: int = 0
 
 
 def add_upscale_arguments(parser: argparse.ArgumentParser) -> None:
@@ -73,13 +89,13 @@ def _upscale(options: argparse.Namespace, share) -> int:
             model.weights_folder(options)
     pipe = None
 
-    def work(path: Path) -> str:
+    def work(path: Path) -> Done:
         nonlocal pipe
         if isinstance(targets[path], ImageError):
             raise targets[path]
         target, *beside = targets[path]
         if not options.overwrite and target.exists() and _finished(requests, extras, path, targets[path]):
-            return f"{path} -> {target}: finished before"
+            return Done(lambda: f"{path} -> {target}: finished before")
         photo = _read(path)
         image = photo.image
         subject = extras.subject(path, image)
@@ -96,11 +112,16 @@ def _upscale(options: argparse.Namespace, share) -> int:
         made_with |= {"seed": result.seed[0], "labels": names, "prompt": result.prompt[0], "version": __version__}
         # As the app writes them: a result of either, dropped into the app, gives its settings back.
         made_with["settings"] = Settings.of_call(pipe, settings, result.seed[0]).as_json()
-        write_image(with_alpha(result.images[0], photo.alpha), target, made_with | {KEY: requests.digest(path)})
-        made_with |= {KEY: extras.digest(requests, path)}
-        extras.write(beside, image, subject, recorder, result.images[0], made_with)
-        size = "{} x {}".format(*result.images[0].size)
-        return f"{path} -> {target}: {size}, {result.timings['total']:.1f} s, seed {result.seed[0]}, {', '.join(names)}"
+        keys = [{KEY: digest} for digest in (requests.digest(path), extras.digest(requests, path))]
+        width, height = result.images[0].size
+
+        def write() -> str:
+            write_image(with_alpha(result.images[0], photo.alpha), target, made_with | keys[0])
+            extras.write(beside, image, subject, recorder, result.images[0], made_with | keys[1])
+            seconds = result.timings["total"]
+            return f"{path} -> {target}: {width} x {height}, {seconds:.1f} s, seed {result.seed[0]}, {', '.join(names)}"
+
+        return Done(write, width * height)
 
     mine = share.mine(inputs.files)
     logger.info("process %d of %d has %d of %d photos", share.index, share.count, len(mine), len(inputs.files))
@@ -138,7 +159,7 @@ def segment(options: argparse.Namespace) -> int:
     outputs = Outputs(options.output, endings=("_overlay.png", "_classes.png", ".json"))
     pipe = None
 
-    def work(path: Path) -> str:
+    def work(path: Path) -> Done:
         nonlocal pipe
         image = _read(path).image
         overlay, classes, description = outputs.of(path)
@@ -146,18 +167,23 @@ def segment(options: argparse.Namespace) -> int:
             pipe = model.load(options)
         seen = pipe.segment(image, top_k=options.top_k)
         class_map = seen.class_map[0]
-        write_png(drawing.draw_overlay(image, class_map), overlay)
-        write_png(Image.fromarray(class_map), classes)
-        found = {
-            "prompt": seen.prompt[0],
-            "labels": [asdict(label) for label in seen.labels[0]],
-            "classes": [
-                {"name": entry.name, "index": entry.index, "share": entry.share} for entry in drawing.legend(class_map)
-            ],
-        }
-        with written_whole(description) as stream:
-            stream.write((json.dumps(found, indent=2) + "\n").encode())
-        return f"{path} -> {description}: {seen.prompt[0]}"
+
+        def write() -> str:
+            write_png(drawing.draw_overlay(image, class_map), overlay)
+            write_png(Image.fromarray(class_map), classes)
+            found = {
+                "prompt": seen.prompt[0],
+                "labels": [asdict(label) for label in seen.labels[0]],
+                "classes": [
+                    {"name": entry.name, "index": entry.index, "share": entry.share}
+                    for entry in drawing.legend(class_map)
+                ],
+            }
+            with written_whole(description) as stream:
+                stream.write((json.dumps(found, indent=2) + "\n").encode())
+            return f"{path} -> {description}: {seen.prompt[0]}"
+
+        return Done(write, class_map.size)
 
     return 2 if _each(inputs.files, inputs.problems, work) else 0
 
@@ -170,20 +196,41 @@ def _read(path: Path) -> Photo:
     return photo
 
 
-def _each(files: list[Path], problems: list[ImageError], work: Callable[[Path], str]) -> int:
-    """Work on every file; what cannot be used is told and passed over. Returns how much that was."""
+def _each(files: list[Path], problems: list[ImageError], work: Callable[[Path], Done]) -> int:
+    """Work on every file, and write the results of each while the model has the next; what cannot be used is told and passed over.
+    Returns how much that was."""
     for problem in problems:
         complain(str(problem))
     failures = len(problems)
-    for path in files:
+
+    def told(path: Path, part: Callable[[], T]) -> T | None:
+        nonlocal failures
         try:
-            print(work(path), flush=True)
+            return part()
         except ImageError as error:
             complain(str(error))
-            failures += 1
         except OutOfMemory as error:
             complain(f"{path}: {error}")
-            failures += 1
+        failures += 1
+        return None
+
+    def tell(path: Path, written: Future[str]) -> None:
+        line = told(path, written.result)
+        if line is not None:
+            print(line, flush=True)
+
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="writer") as writer:
+        before: tuple[Path, Future[str]] | None = None
+        for path in files:
+            done = told(path, partial(work, path))
+            if before is not None:
+                tell(*before)
+            before = None if done is None else (path, writer.submit(done.write))
+            if done is not None and done.pixels > WRITTEN_BEHIND:
+                tell(*before)
+                before = None
+        if before is not None:
+            tell(*before)
     return failures
 
 

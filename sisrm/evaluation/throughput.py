@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -48,35 +49,45 @@ def folder_rates(pipe, batches: list[int], size: int = 128, photos: int = 16, re
             raise ParameterError(name, values, "integers of at least 1")
     device = torch.device(pipe._execution_device)
     report = {}
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(max_workers=1) as writer:
         count = max(photos, *batches)
         sources = [Path(folder) / f"{index:03}.png" for index in range(count)]
         for source in sources:
             complexity.probe_image(size).save(source)
 
-        def work(chosen: list[Path]) -> None:
+        def work(chosen: list[Path]) -> list[Future]:
             generators = [torch.Generator("cpu").manual_seed(0) for _ in chosen]
             results = pipe([read_photo(source).image for source in chosen], generator=generators).images
-            for source, result in zip(chosen, results):
-                write_png(result, source.with_name("x4_" + source.name))
+            targets = [source.with_name("x4_" + source.name) for source in chosen]
+            return [writer.submit(write_png, result, target) for result, target in zip(results, targets)]
+
+        def settle(written: list[Future]) -> None:
+            for entry in written:
+                entry.result()
 
         for batch in batches:
             if device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats(device)
-            work(sources[:batch])
+            for _ in range(complexity.WARM_UP if pipe.replay else 1):
+                settle(work(sources[:batch]))
             seconds = []
             for _ in range(repeats):
                 started = time.perf_counter()
+                written: list[Future] = []
                 for first in range(0, count, batch):
-                    work(sources[first : first + batch])
-                complexity.wait_for(device)
+                    found = work(sources[first : first + batch])
+                    settle(written)  # as `upscale` does: results are written while the next call runs, and no more than that wait
+                    written = found
+                settle(written)
                 seconds.append(time.perf_counter() - started)
             report[batch] = {
                 "photos_per_second": round(count / statistics.median(seconds), 3),
                 "slowest": round(count / max(seconds), 3),
                 "fastest": round(count / min(seconds), 3),
                 "milliseconds": round(1000 * statistics.median(seconds) / count, 1),
-                "peak_memory_mb": round((complexity.peak_memory(device) + complexity.held_by_recordings(pipe)) / complexity.MEBIBYTE, 1),
+                "peak_memory_mb": round(
+                    (complexity.peak_memory(device) + complexity.held_by_recordings(pipe)) / complexity.MEBIBYTE, 1
+                ),
             }
     return report
 

@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from diffusers.models.modeling_outputs import AutoencoderKLOutput
 
 from sisrm.labels import CLASS_NAMES
-from sisrm.pipeline import SEGMENTER_SIDE, SISRMPipeline
+from sisrm.pipeline import SISRMPipeline
 from sisrm.sape import choose_labels, prompt_of, segmenter_input
+from sisrm.semantics import SEGMENTER_SIDE
 from sisrm.training.data import UNSURE
 from sisrm.training.randomness import generators_of, random_uniform
 

@@ -22,7 +22,8 @@ from torch import nn
 from sisrm.color import wavelet_fix
 from sisrm.evaluation.teacher import Teacher, feature_distance, teacher_input
 from sisrm.image_encoder import ImageEncoding
-from sisrm.pipeline import SCALE, SISRMPipeline, enlarge
+from sisrm.pipeline import SISRMPipeline
+from sisrm.resize import SCALE, enlarge
 from sisrm.training.autoencoder import gradient_l1
 from sisrm.training.conditions import Semantics, encode_hr, read_semantics
 from sisrm.training.data import CropSettings

@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from sisrm.attention import is_segmentation_key
 from sisrm.class_map import largest_classes
 from sisrm.image_encoder import ImageEncoding
-from sisrm.pipeline import SISRMPipeline, enlarge
+from sisrm.pipeline import SISRMPipeline
+from sisrm.resize import enlarge
 from sisrm.sape import choose_labels, prompt_of
 from sisrm.training.backbone import diffusion_target
 from sisrm.training.conditions import Semantics, encode_hr, random_region, read_semantics

@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 from torch.utils.data import DataLoader
 
-from sisrm.pipeline import SEGMENTER_SIDE, SISRMPipeline
+from sisrm.pipeline import SISRMPipeline
+from sisrm.semantics import SEGMENTER_SIDE
 from sisrm.training.conditions import presence_targets
 from sisrm.training.data import Crops, CropSettings, Photos
 from sisrm.training.sape import class_probabilities, cross_entropy

@@ -15,8 +15,9 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from sisrm.pipeline import SEGMENTER_SIDE, SISRMPipeline
+from sisrm.pipeline import SISRMPipeline
 from sisrm.sape import segmenter_input
+from sisrm.semantics import SEGMENTER_SIDE
 from sisrm.training.conditions import presence_targets
 from sisrm.training.data import CropSettings
 from sisrm.training.loop import Stage
