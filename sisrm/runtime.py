@@ -12,7 +12,7 @@ from diffusers.utils import is_xformers_available
 
 from sisrm.errors import ParameterError
 from sisrm.pipeline import SISRMPipeline
-from sisrm.replay import Replay
+from sisrm.replay import LIMIT, Replay
 from sisrm.startup import on_zero_gpu
 from sisrm.threads import limit_threads
 
@@ -136,7 +136,8 @@ def prepare(pipe: SISRMPipeline, device: torch.device, compile: str = "off") -> 
     if backend.name == "xformers":
         pipe.enable_xformers_memory_efficient_attention()
     if acceleration.name != "off" and device.type == "cuda":
-        pipe.replay = Replay()
+        # On a small GPU what recordings hold would be missed by larger pictures.
+        pipe.replay = Replay(limit=min(LIMIT, torch.cuda.get_device_properties(device).total_memory // 8))
     pipe.attention_backend, pipe.acceleration = backend, acceleration
     logger.info("running on %s in %s with %s (%s)", device, pipe.unet.dtype, backend.name, backend.reason)
     logger.info("compile: %s (%s)", acceleration.name, acceleration.reason)

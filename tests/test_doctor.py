@@ -26,6 +26,7 @@ def test_doctor_tells_what_runs_and_why(capsys):
     for line in (
         "device: cpu",
         "attention: sdpa: xformers has no kernels for cpu",
+        "compile: off: cpu has no CUDA graphs",
         "  torch: ",
         "  compact: ready",
         "loads: yes",

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import copy
 import threading
+import types
 
 import pytest
 import torch
 from conftest import tiny_pipe
 
-from sisrm import memory
+from sisrm import memory, runtime
 from sisrm import replay as replay_module
 from sisrm.errors import ParameterError
 from sisrm.evaluation import complexity
 from sisrm.presets import load_pipeline
 from sisrm.remembering import once, remembering
 from sisrm.replay import Recorder, Recording, Replay
-from sisrm.runtime import asked_acceleration, choose_acceleration, describe, prepare
+from sisrm.runtime import AttentionBackend, asked_acceleration, choose_acceleration, describe, prepare
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -274,6 +275,19 @@ def test_inductor_compiles_what_is_called_at_every_step(monkeypatch):
     prepare(pipe, CPU, "inductor")
     assert compiled == [pipe.unet, pipe.controlnet] and pipe.replay is None
     assert describe(pipe)["compile"] == "inductor" and describe(pipe)["attention_backend"] == "sdpa"
+
+
+def test_a_small_gpu_keeps_fewer_recordings(monkeypatch):
+    pipe = tiny_pipe()
+    properties = types.SimpleNamespace(total_memory=12 * 2**30)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    monkeypatch.setattr(pipe, "to", lambda device: pipe)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 1))
+    monkeypatch.setattr(runtime, "choose_attention_backend", lambda *_: AttentionBackend("sdpa", "tried"))
+    prepare(pipe, CUDA, "graphs")
+    assert pipe.replay.limit == 1.5 * 2**30 and describe(pipe)["compile"] == "graphs"
+    properties.total_memory = 80 * 2**30
+    assert prepare(pipe, CUDA, "graphs").replay.limit == replay_module.LIMIT
 
 
 @needs_gpu

@@ -42,9 +42,18 @@ def examine(options: argparse.Namespace) -> dict[str, object]:
     """Everything `doctor` tells: machine, versions, memory, presets, and how the chosen preset loads."""
     from sisrm.errors import SISRMError
     from sisrm.presets import PRESETS, default_preset
-    from sisrm.runtime import choose_attention_backend, choose_device, choose_dtype, describe
+    from sisrm.runtime import (
+        asked_acceleration,
+        choose_acceleration,
+        choose_attention_backend,
+        choose_device,
+        choose_dtype,
+        describe,
+    )
 
     device = choose_device(options.device)
+    # Components that take turns are known once they are loaded.
+    acceleration = choose_acceleration(asked_acceleration(options.compile, "graphs"), device, in_turns=False)
     dtype = choose_dtype(device)
     backend = choose_attention_backend(device, dtype)
     chosen = options.preset or default_preset()
@@ -55,6 +64,7 @@ def examine(options: argparse.Namespace) -> dict[str, object]:
         "device": _name_of(device),
         "dtype": str(dtype).removeprefix("torch."),
         "attention": f"{backend.name}: {backend.reason}",
+        "compile": f"{acceleration.name}: {acceleration.reason}",
         "free_memory": _free_memory(device),
         "presets": {preset.name: _state_of(preset) for preset in PRESETS.values()},
         "sisrm_weights": os.environ.get("SISRM_WEIGHTS") or "not set",
@@ -68,6 +78,7 @@ def examine(options: argparse.Namespace) -> dict[str, object]:
         return report | {"loads": f"no: {error}", "parts": {}}
     trained = describe(pipe)["trained_parts"]
     return report | {
+        "compile": f"{pipe.acceleration.name}: {pipe.acceleration.reason}",
         "loads": "yes",
         "parts": {name: "trained" if learnt else "not trained" for name, learnt in trained.items()},
     }
