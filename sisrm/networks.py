@@ -129,8 +129,7 @@ class Networks:
                 cross_attention_kwargs=sca,
                 return_dict=False,
             )
-            if mask is not None:
-                down, mid = self.mff(down, mid, mask)
+            down, mid = (tuple(down), mid) if mask is None else self.mff(down, mid, mask)
         prediction = self.unet(
             inputs,
             timestep,

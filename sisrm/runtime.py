@@ -75,13 +75,13 @@ def choose_acceleration(name: str, device: torch.device, in_turns: bool) -> Acce
     """What of ACCELERATIONS is used where `name` is asked for. in_turns: whether components take turns on the device."""
     if name == "off":
         return Acceleration(name, "not asked for")
-    if on_zero_gpu():
+    if on_zero_gpu() and name == "graphs":
         return Acceleration("off", "on ZeroGPU every job has a process of its own, which would begin anew")
     if in_turns:
         return Acceleration("off", "components take turns on the device, so they have no fixed place there")
     if name == "graphs" and device.type != "cuda":
         return Acceleration("off", f"{device.type} has no CUDA graphs")
-    return Acceleration(name, "asked for")
+    return Acceleration(name, "asked for, ahead of time" if on_zero_gpu() else "asked for")
 
 
 def choose_attention_backend(device: torch.device, dtype: torch.dtype) -> AttentionBackend:
@@ -131,11 +131,12 @@ def prepare(pipe: SISRMPipeline, device: torch.device, compile: str = "off") -> 
     backend = choose_attention_backend(device, pipe.unet.dtype)
     if acceleration.name == "inductor":
         backend = AttentionBackend("sdpa", "torch.compile does not see into xformers' kernels")
-        pipe.unet.compile()
-        pipe.controlnet.compile()
+        if not on_zero_gpu():  # there the app compiles ahead of time, once it has a GPU
+            pipe.unet.compile()
+            pipe.controlnet.compile()
     if backend.name == "xformers":
         pipe.enable_xformers_memory_efficient_attention()
-    if acceleration.name != "off" and device.type == "cuda":
+    if acceleration.name != "off" and device.type == "cuda" and not on_zero_gpu():
         # On a small GPU what recordings hold would be missed by larger pictures.
         pipe.replay = Replay(limit=min(LIMIT, torch.cuda.get_device_properties(device).total_memory // 8))
     pipe.attention_backend, pipe.acceleration = backend, acceleration

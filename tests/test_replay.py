@@ -256,7 +256,8 @@ def test_what_runs_is_chosen_by_what_the_machine_can(monkeypatch):
     assert choose_acceleration("graphs", CPU, False).reason == "cpu has no CUDA graphs"
     assert choose_acceleration("graphs", CUDA, True).name == "off"
     monkeypatch.setenv("SPACES_ZERO_GPU", "true")
-    assert choose_acceleration("graphs", CUDA, False).name == choose_acceleration("inductor", CUDA, False).name == "off"
+    assert choose_acceleration("graphs", CUDA, False).name == "off"
+    assert choose_acceleration("inductor", CUDA, False).reason == "asked for, ahead of time"
 
 
 def test_what_is_asked_for(monkeypatch, tmp_path):
@@ -274,6 +275,10 @@ def test_inductor_compiles_what_is_called_at_every_step(monkeypatch):
     monkeypatch.setattr(torch.nn.Module, "compile", lambda module: compiled.append(module))
     prepare(pipe, CPU, "inductor")
     assert compiled == [pipe.unet, pipe.controlnet] and pipe.replay is None
+    monkeypatch.setenv("SPACES_ZERO_GPU", "true")
+    prepare(pipe, CPU, "inductor")
+    assert len(compiled) == 2, "on ZeroGPU it is compiled ahead of time"
+    monkeypatch.delenv("SPACES_ZERO_GPU")
     assert describe(pipe)["compile"] == "inductor" and describe(pipe)["attention_backend"] == "sdpa"
 
 

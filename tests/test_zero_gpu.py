@@ -11,6 +11,7 @@ from pathlib import Path
 import gradio as gr
 import numpy as np
 import pytest
+import torch
 from app_process import running
 from conftest import tiny_pipe
 from gradio_client import Client, handle_file
@@ -20,14 +21,15 @@ from sisrm import errors
 from sisrm.errors import Interrupted, OutOfMemory, ParameterError
 from sisrm.images import Photo
 from sisrm.presets import load_pipeline
-from sisrm.runtime import choose_attention_backend
+from sisrm.runtime import Acceleration, choose_attention_backend
+from sisrm.ui.ahead_of_time import SECONDS
 from sisrm.ui.handlers import Handlers
 from sisrm.ui.jobs import Job
 from sisrm.ui.model import Model, Request
 from sisrm.ui.progress import Pace, Watch
 from sisrm.ui.settings import Settings
 from sisrm.ui.showcase import Showcase
-from sisrm.ui.zero_gpu import FEWEST_SECONDS, MOST_SECONDS, ZeroGPU, gpu_seconds
+from sisrm.ui.zero_gpu import FEWEST_SECONDS, MOST_SECONDS, ZeroGPU, gpu_seconds, model_for
 
 STAND_INS = Path(__file__).parent / "stand_ins"
 
@@ -229,6 +231,57 @@ def test_no_gpu_is_asked_for_before_a_visitor_comes(both, spaces, photo, tmp_pat
     showcase.start()
     assert spaces.CALLS == []
     assert showcase.result().result.exists() and len(spaces.CALLS) == len(kept) == 1
+
+
+@pytest.fixture
+def ahead(spaces):
+    """A pipeline whose networks were compiled ahead of time, and the same as it is."""
+    pipe = tiny_pipe()
+    pipe.acceleration = Acceleration("inductor", "asked for, ahead of time")
+    assert type(model_for(pipe, Pace())) is ZeroGPU
+    assert [call["seconds"] for call in spaces.CALLS] == [SECONDS] and spaces.CALLS[0]["worker"] != os.getpid()
+    return pipe, tiny_pipe()
+
+
+def test_what_is_compiled_ahead_serves_photos_of_any_size(ahead, spaces, photo):
+    compiled, plain = ahead
+    for size in ((24, 20), (64, 64), (50, 90)):
+        results = []
+        for pipe in (compiled, plain):
+            generator = torch.Generator().manual_seed(1)
+            results.append(pipe(photo.resize(size), generator=generator, output_type="pt").images)
+        assert torch.allclose(*results, atol=1e-4), size
+    assert len(spaces.RUNS) == 3 * 2 * plain.defaults["num_inference_steps"], "ControlNet and U-Net at every step"
+
+
+@pytest.mark.parametrize(
+    "settings, runs",
+    [
+        ({"guidance_scale": 1.0}, 0),
+        ({"use_sca": False}, 0),
+        ({"controlnet_conditioning_scale": 0.0}, 0),
+        ({"controlnet_conditioning_scale": 0.5}, 2),  # of the U-Net alone: the strength is a constant of the ControlNet's
+        ({"use_mff": False, "num_inference_steps": 3}, 6),
+    ],
+)
+def test_other_calls_than_it_was_compiled_for_run_as_they_are(ahead, spaces, photo, settings, runs):
+    results = []
+    for pipe in ahead:
+        generator = torch.Generator().manual_seed(1)
+        results.append(pipe(photo, generator=generator, output_type="pt", **settings).images)
+    assert torch.allclose(*results, atol=1e-4) and len(spaces.RUNS) == runs
+
+
+def test_an_app_that_cannot_be_compiled_runs_as_it_is(spaces, photo, monkeypatch, caplog):
+    def stumble(exported):
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setattr(spaces, "aoti_compile", stumble)
+    pipe = tiny_pipe()
+    pipe.acceleration = Acceleration("inductor", "asked for, ahead of time")
+    model_for(pipe, Pace())
+    assert pipe.acceleration.name == "off" and "compiling ahead of time failed" in caplog.text
+    assert pipe(photo).images[0].size == (96, 80)
 
 
 def test_the_app_on_zero_gpu(garden, tmp_path):

@@ -17,8 +17,10 @@ from PIL import Image
 
 from sisrm.errors import OutOfMemory, SISRMError
 from sisrm.memory import is_out_of_memory
+from sisrm.runtime import describe
 from sisrm.semantics import Reading, SegmentationOutput
 from sisrm.startup import zero_gpu_package
+from sisrm.ui.ahead_of_time import compile_ahead
 from sisrm.ui.model import NO_MEMORY, Answer, Model, Request
 from sisrm.ui.progress import Pace, Watch, Work
 
@@ -133,4 +135,8 @@ class ZeroGPU(Model):
 def model_for(pipe, pace: Pace) -> Model:
     """The pipeline as a `Model`: `ZeroGPU` there, in this process everywhere else."""
     spaces = zero_gpu_package()
-    return Model(pipe) if spaces is None else ZeroGPU(pipe, pace, spaces)
+    if spaces is None:
+        return Model(pipe)
+    if describe(pipe)["compile"] == "inductor":
+        compile_ahead(pipe, spaces)
+    return ZeroGPU(pipe, pace, spaces)

@@ -2,17 +2,26 @@
 
 The function runs in a thread of a forked process; arguments and results are pickled through queues; of an error that is raised only the
 type's name comes back, in a gr.Error. What was asked for is kept in CALLS and, a line each, in the file that ZERO_GPU_CALLS names.
+
+`aoti_capture` and `aoti_compile` take and give what the package's do; what is compiled here is the exported graph as it is, which needs no
+compiler, travels as bytes, and counts its runs in RUNS.
 """
 
+import io
 import json
 import multiprocessing
 import os
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from types import SimpleNamespace
+from unittest.mock import patch
 
 import gradio as gr
+import torch
 from gradio.context import LocalContext
 
 CALLS = []
+RUNS = []
 _fork = multiprocessing.get_context("fork")
 
 
@@ -50,3 +59,41 @@ def _work(task, asked, answers):
             answers.put((os.getpid(), None, thread.submit(task, *args, **kwargs).result()))
         except Exception as error:
             answers.put((os.getpid(), type(error).__name__, None))
+
+
+@contextmanager
+def aoti_capture(module, call_method="forward"):
+    class Captured(Exception):
+        pass
+
+    call = SimpleNamespace(args=(), kwargs={})
+
+    def capture(*args, **kwargs):
+        call.args, call.kwargs = args, kwargs
+        raise Captured
+
+    with patch.object(module, call_method, new=capture):
+        try:
+            yield call
+        except Captured:
+            pass
+
+
+def aoti_compile(exported, inductor_configs=None):
+    archive = io.BytesIO()
+    torch.export.save(exported, archive)
+    return Compiled(archive.getvalue())
+
+
+class Compiled:
+    def __init__(self, archive):
+        self.archive, self._module = archive, None
+
+    def __call__(self, *args, **kwargs):
+        if self._module is None:
+            self._module = torch.export.load(io.BytesIO(self.archive)).module()
+        RUNS.append(1)
+        return self._module(*args, **kwargs)
+
+    def __reduce__(self):
+        return Compiled, (self.archive,)
