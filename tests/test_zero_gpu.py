@@ -233,50 +233,35 @@ def test_no_gpu_is_asked_for_before_a_visitor_comes(both, spaces, photo, tmp_pat
     assert showcase.result().result.exists() and len(spaces.CALLS) == len(kept) == 1
 
 
-@pytest.fixture
-def ahead(spaces):
-    """A pipeline whose networks were compiled ahead of time, and the same as it is."""
-    pipe = tiny_pipe()
-    pipe.acceleration = Acceleration("inductor", "asked for, ahead of time")
-    assert type(model_for(pipe, Pace())) is ZeroGPU
+def test_what_is_compiled_ahead_serves_photos_of_any_size_and_all_else_runs_as_it_is(spaces, photo):
+    compiled, plain = tiny_pipe(), tiny_pipe()
+    compiled.acceleration = Acceleration("inductor", "asked for, ahead of time")
+    assert type(model_for(compiled, Pace())) is ZeroGPU
     assert [call["seconds"] for call in spaces.CALLS] == [SECONDS] and spaces.CALLS[0]["worker"] != os.getpid()
-    return pipe, tiny_pipe()
-
-
-def test_what_is_compiled_ahead_serves_photos_of_any_size(ahead, spaces, photo):
-    compiled, plain = ahead
-    for size in ((24, 20), (64, 64), (50, 90)):
+    steps = plain.defaults["num_inference_steps"]
+    for size, settings, runs in (
+        ((24, 20), {}, 2 * steps),
+        ((64, 64), {}, 2 * steps),
+        ((50, 90), {"use_mff": False, "num_inference_steps": 3}, 6),
+        ((24, 20), {"guidance_scale": 1.0}, 0),
+        ((24, 20), {"use_sca": False}, 0),
+        ((24, 20), {"controlnet_conditioning_scale": 0.0}, 0),
+        ((24, 20), {"controlnet_conditioning_scale": 0.5}, steps),  # of the U-Net: the strength is a constant of the ControlNet's
+    ):
         results = []
         for pipe in (compiled, plain):
             generator = torch.Generator().manual_seed(1)
-            results.append(pipe(photo.resize(size), generator=generator, output_type="pt").images)
-        assert torch.allclose(*results, atol=1e-4), size
-    assert len(spaces.RUNS) == 3 * 2 * plain.defaults["num_inference_steps"], "ControlNet and U-Net at every step"
-
-
-@pytest.mark.parametrize(
-    "settings, runs",
-    [
-        ({"guidance_scale": 1.0}, 0),
-        ({"use_sca": False}, 0),
-        ({"controlnet_conditioning_scale": 0.0}, 0),
-        ({"controlnet_conditioning_scale": 0.5}, 2),  # of the U-Net alone: the strength is a constant of the ControlNet's
-        ({"use_mff": False, "num_inference_steps": 3}, 6),
-    ],
-)
-def test_other_calls_than_it_was_compiled_for_run_as_they_are(ahead, spaces, photo, settings, runs):
-    results = []
-    for pipe in ahead:
-        generator = torch.Generator().manual_seed(1)
-        results.append(pipe(photo, generator=generator, output_type="pt", **settings).images)
-    assert torch.allclose(*results, atol=1e-4) and len(spaces.RUNS) == runs
+            results.append(pipe(photo.resize(size), generator=generator, output_type="pt", **settings).images)
+        assert torch.allclose(*results, atol=1e-4), (size, settings)
+        assert len(spaces.RUNS) == runs, (size, settings)
+        spaces.RUNS.clear()
 
 
 def test_an_app_that_cannot_be_compiled_runs_as_it_is(spaces, photo, monkeypatch, caplog):
-    def stumble(exported):
+    def stumble(network):
         raise RuntimeError("no compiler")
 
-    monkeypatch.setattr(spaces, "aoti_compile", stumble)
+    monkeypatch.setattr(spaces, "aoti_capture", stumble)
     pipe = tiny_pipe()
     pipe.acceleration = Acceleration("inductor", "asked for, ahead of time")
     model_for(pipe, Pace())
