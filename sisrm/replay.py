@@ -71,7 +71,8 @@ class Recorder:
         # Other threads may go on using the device meanwhile.
         with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
             made = function(*given)
-        return Recording(given, made, graph.replay, max(0, torch.cuda.memory_reserved() - before))
+        inputs = sum(tensor.nbytes for tensor in given)
+        return Recording(given, made, graph.replay, inputs + max(0, torch.cuda.memory_reserved() - before))
 
 
 class Replay:
