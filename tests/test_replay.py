@@ -9,6 +9,7 @@ import types
 import pytest
 import torch
 from conftest import tiny_pipe
+from diffusers import LCMScheduler, UniPCMultistepScheduler
 
 from sisrm import memory, runtime
 from sisrm import replay as replay_module
@@ -329,3 +330,17 @@ def test_the_bundled_pipeline_gives_the_same_bits_on_the_gpu(photo, size):
             for pipe in (recorded, twin):
                 assert torch.equal(run(pipe, seed, **settings), expected), (settings, seed)
     assert recorded.replay.held > 0
+
+
+@needs_gpu
+@pytest.mark.parametrize("kind", [UniPCMultistepScheduler, LCMScheduler])
+def test_other_schedulers_give_the_same_bits_on_the_gpu(photo, kind):
+    results = []
+    for name in ("off", "graphs"):
+        pipe = load_pipeline("compact", "cuda", compile=name)
+        pipe.scheduler = kind.from_config(pipe.scheduler.config)
+        for _ in range(3):
+            generator = torch.Generator().manual_seed(1)
+            output = pipe(photo, num_inference_steps=4, generator=generator, output_type="pt")
+        results.append(output.images)
+    assert torch.equal(*results) and results[0].isfinite().all()
