@@ -161,7 +161,7 @@ class Tiles:
                     count += len(group)
                     if done is not None:
                         done(count, len(self.list))
-                    if count < len(self.list):  # asking a GPU for its room takes as long as a step's scheduler
+                    if len(self.list) > 1:  # asking a GPU for its room takes as long as a scheduler's step
                         batching.grow()
                 return whole
             except (MemoryError, RuntimeError) as error:
