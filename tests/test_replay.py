@@ -19,6 +19,7 @@ from sisrm.presets import load_pipeline
 from sisrm.remembering import once, remembering
 from sisrm.replay import Recorder, Recording, Replay
 from sisrm.runtime import AttentionBackend, asked_acceleration, choose_acceleration, describe, prepare
+from sisrm.ui.seats import _twin
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -344,3 +345,25 @@ def test_other_schedulers_give_the_same_bits_on_the_gpu(photo, kind):
             output = pipe(photo, num_inference_steps=4, generator=generator, output_type="pt")
         results.append(output.images)
     assert torch.equal(*results) and results[0].isfinite().all()
+
+
+@needs_gpu
+def test_jobs_in_threads_of_their_own_share_recordings_on_the_gpu(photo):
+    plain, recorded = (load_pipeline("compact", "cuda", compile=name) for name in ("off", "graphs"))
+
+    def run(pipe, seed: int) -> torch.Tensor:
+        return pipe(photo, generator=torch.Generator().manual_seed(seed), output_type="pt").images
+
+    expected = [run(plain, seed) for seed in range(4)]
+    for together in (1, 4):  # as the app's jobs, each in a thread that is new, on a pipeline of its own around the same networks
+        found: dict[int, torch.Tensor] = {}
+        for first in range(0, 4, together):
+            threads = [
+                threading.Thread(target=lambda seed=seed, twin=_twin(recorded): found.update({seed: run(twin, seed)}))
+                for seed in range(first, first + together)
+            ]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        assert all(torch.equal(found[seed], expected[seed]) for seed in range(4))
