@@ -355,13 +355,16 @@ def test_jobs_in_threads_of_their_own_share_recordings_on_the_gpu(photo):
         return pipe(photo, generator=torch.Generator().manual_seed(seed), output_type="pt").images
 
     expected = [run(plain, seed) for seed in range(4)]
+    found: dict[int, torch.Tensor] = {}
+
+    def job(seed: int) -> None:
+        with torch.no_grad():
+            found[seed] = run(_twin(recorded), seed)
+
     for together in (1, 4):  # as the app's jobs, each in a thread that is new, on a pipeline of its own around the same networks
-        found: dict[int, torch.Tensor] = {}
+        found.clear()
         for first in range(0, 4, together):
-            threads = [
-                threading.Thread(target=lambda seed=seed, twin=_twin(recorded): found.update({seed: run(twin, seed)}))
-                for seed in range(first, first + together)
-            ]
+            threads = [threading.Thread(target=job, args=(seed,)) for seed in range(first, first + together)]
             for thread in threads:
                 thread.start()
             for thread in threads:

@@ -71,7 +71,6 @@ html { scrollbar-gutter: stable; }
 @media (max-width: 820px) { #workspace { grid-template: "input" "output" "controls" / minmax(0, 1fr); } }
 #result { align-items: center; gap: 10px; }
 @media (max-width: 600px) { #made { flex: 0 0 100%; } #result button { flex: 1; } }
-@media (max-width: 640px) { footer .divider { display: none; } }
 #download { font-weight: 600; }
 #semantics { padding: 4px 0; }
 input[type="range"]:not(.split)::-webkit-slider-thumb { box-shadow: 0 0 0 1px var(--neutral-400), 0 1px 3px #0004; }
