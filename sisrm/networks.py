@@ -37,6 +37,12 @@ class Networks:
             return device
         return once_a_run("device", lambda: DiffusionPipeline._execution_device.fget(self))
 
+    def to(self, *args, **kwargs):
+        """As diffusers' pipelines; recordings know where the networks lay, so they are given up."""
+        if self.replay is not None:
+            self.replay.forget()
+        return super().to(*args, **kwargs)
+
     def replayed(self, name: Hashable, function: Callable[..., Tensors], *given: torch.Tensor | None) -> Tensors:
         """`function(*given)`; see `Replay.__call__`."""
         return function(*given) if self.replay is None else self.replay(name, function, *given)

@@ -153,7 +153,7 @@ class Replay:
             return known
         try:
             recording = self._record(run, tensors)
-        except RuntimeError as error:
+        except (RuntimeError, ValueError) as error:  # the latter for tensors that lie on no GPU
             logger.warning("%s is not recorded as a CUDA graph: %s", key[0], str(error).splitlines()[0])
             recording = None
         if recording is None or recording.size > self.limit:

@@ -15,7 +15,7 @@ from sisrm.errors import ParameterError
 from sisrm.evaluation import complexity
 from sisrm.presets import load_pipeline
 from sisrm.remembering import once, remembering
-from sisrm.replay import Recording, Replay
+from sisrm.replay import Recorder, Recording, Replay
 from sisrm.runtime import AttentionBackend, asked_acceleration, choose_acceleration, describe, prepare
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -155,6 +155,22 @@ def test_memory_that_runs_short_frees_recordings(replay, log):
     assert replay.held == 100
     memory.release_memory()
     assert replay.held == 0 and log[-1] == "pool"
+
+
+def test_a_pipeline_that_moves_begins_anew(tiny_pipeline, photo, log):
+    tiny_pipeline.replay = Replay(lambda: StandIn(log))
+    for _ in range(2):
+        tiny_pipeline(photo)
+    assert tiny_pipeline.replay.held > 0
+    assert tiny_pipeline.to("cpu") is tiny_pipeline and tiny_pipeline.replay.held == 0 and log[-1] == "pool"
+
+
+def test_a_real_recorder_leaves_work_on_a_cpu_as_it_is(caplog, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 1))
+    replay = Replay(Recorder)
+    for value in (1.0, 2.0, 3.0):
+        assert replay("double", double, torch.tensor(value))[0] == 2 * value
+    assert caplog.text.count("double is not recorded") == 1
 
 
 def test_a_recording_remembers_nothing_of_a_run(replay):
