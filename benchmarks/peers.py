@@ -21,6 +21,7 @@ from benchmarks import contestants
 from benchmarks.contestants import Contestant
 from sisrm.evaluation import complexity
 from sisrm.evaluation.profile import matrix_rate
+from sisrm.replay import Replay
 
 
 def measure(entrants: list[Contestant], repeats: int, warm_up: int = 0) -> dict[str, dict]:
@@ -139,12 +140,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     pipe = load_pipeline(options.preset, options.device, compile=asked_acceleration(options.compile, "graphs"))
     pipe.set_progress_bar_config(disable=True)
     device, dtype = torch.device(pipe._execution_device), pipe.unet.dtype
-    network = contestants.real_esrgan(options.size, device, dtype, pipe.replay)
+    # Of their own, and without a limit: theirs and ours must not push each other out.
+    replay = None if pipe.replay is None else Replay(limit=sys.maxsize)
+    network = contestants.real_esrgan(options.size, device, dtype, replay)
     entrants = [contestants.ours(pipe, options.size), network]
-    warm_up = complexity.WARM_UP if pipe.replay else 0
-    report = measure(entrants, options.repeats, warm_up)
+    report = measure(entrants, options.repeats, complexity.calls_to_warm_up(pipe) - 1)
     if not options.quick:
-        report |= _beside_stable_diffusion(entrants[0], options, device, dtype, pipe.replay)
+        report |= _beside_stable_diffusion(entrants[0], options, device, dtype, replay)
     facts = {
         "size": options.size,
         "repeats": options.repeats,
@@ -159,7 +161,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _beside_stable_diffusion(ours: Contestant, options, device: torch.device, dtype: torch.dtype, replay) -> dict[str, dict]:
     """SeeSR's and OSEDiff's rows, in rounds of their own with ours: they evict everything else from the processor's caches."""
     others = contestants.stable_diffusion(options.size, device, dtype, replay)
-    report = measure([ours, *others], options.repeats, complexity.WARM_UP if replay else 0)
+    report = measure([ours, *others], options.repeats, 0 if replay is None else complexity.WARM_UP - 1)
     gc.collect()
     return {name: entry for name, entry in report.items() if name != ours.name}
 

@@ -42,18 +42,11 @@ def examine(options: argparse.Namespace) -> dict[str, object]:
     """Everything `doctor` tells: machine, versions, memory, presets, and how the chosen preset loads."""
     from sisrm.errors import SISRMError
     from sisrm.presets import PRESETS, default_preset
-    from sisrm.runtime import (
-        asked_acceleration,
-        choose_acceleration,
-        choose_attention_backend,
-        choose_device,
-        choose_dtype,
-        describe,
-    )
+    from sisrm.runtime import choose_acceleration, choose_attention_backend, choose_device, choose_dtype, describe
 
     device = choose_device(options.device)
     # Components that take turns are known once they are loaded.
-    acceleration = choose_acceleration(asked_acceleration(options.compile, "graphs"), device, in_turns=False)
+    acceleration = choose_acceleration(model.asked_compile(options), device, in_turns=False)
     dtype = choose_dtype(device)
     backend = choose_attention_backend(device, dtype)
     chosen = options.preset or default_preset()

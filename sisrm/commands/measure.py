@@ -59,11 +59,10 @@ def _random_weights(names: list[str], options: argparse.Namespace) -> int:
     """Full-size networks that were never trained: the work is the same."""
     from sisrm.evaluation import full_size
     from sisrm.presets import PRESETS, load_random
-    from sisrm.runtime import asked_acceleration
 
     if len(names) != 1:
         raise ParameterError("--preset", " ".join(names), "one preset, with --random-weights")
-    pipe = load_random(names[0], options.device, asked_acceleration(options.compile, "graphs"))
+    pipe = load_random(names[0], options.device, model.asked_compile(options))
     report = full_size.measure(pipe, PRESETS[names[0]].fast_settings, options.size)
     print(json.dumps(report, indent=2) if options.json else full_size.table(names[0], report), end="\n" * options.json)
     return 0

@@ -88,6 +88,13 @@ def call_options(options: argparse.Namespace) -> dict:
     return {name: getattr(options, name) for name in _CALL_OPTIONS if getattr(options, name, None) is not None}
 
 
+def asked_compile(options: argparse.Namespace) -> str:
+    """What --compile, or SISRM_COMPILE, asks for; CUDA graphs where neither does. Raises ParameterError: SISRM_COMPILE is no such name."""
+    from sisrm.runtime import asked_acceleration
+
+    return asked_acceleration(options.compile, "graphs")
+
+
 def load(options: argparse.Namespace):
     """The pipeline that --preset, --device and --compile ask for. It shows a bar per image on a terminal and none elsewhere.
 
@@ -99,7 +106,6 @@ def load(options: argparse.Namespace):
         import transformers
 
         from sisrm.presets import load_pipeline
-        from sisrm.runtime import asked_acceleration
     from sisrm.schedulers import choose_scheduler
 
     # Bars and remarks of the libraries would bury the lines about files that cannot be used.
@@ -107,8 +113,8 @@ def load(options: argparse.Namespace):
         library.utils.logging.disable_progress_bar()
         if not options.verbose:
             library.utils.logging.set_verbosity_error()
-    compile = asked_acceleration(options.compile, "graphs")
-    pipe = load_pipeline(options.preset, options.device, fast=getattr(options, "fast", None), compile=compile)
+    fast = getattr(options, "fast", None)
+    pipe = load_pipeline(options.preset, options.device, fast=fast, compile=asked_compile(options))
     if getattr(options, "scheduler", None):
         pipe.scheduler = choose_scheduler(options.scheduler, pipe.scheduler)
     pipe.set_progress_bar_config(disable=None, leave=False)

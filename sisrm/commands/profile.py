@@ -51,7 +51,8 @@ def run(options: argparse.Namespace) -> int:
         report["batches"] = throughput.folder_rates(pipe, options.batch, options.size[0], repeats=options.repeats)
     if options.cold:
         preset = options.preset or pipe.preset
-        report["cold_start"] = throughput.cold_start(preset, options.device, options.size[0], options.repeats)
+        compile = model.asked_compile(options)
+        report["cold_start"] = throughput.cold_start(preset, options.device, options.size[0], options.repeats, compile)
     print(json.dumps(report, indent=2) if options.json else _tables(report))
     return 0
 
@@ -61,7 +62,8 @@ def _large(options: argparse.Namespace) -> int:
     from sisrm.presets import default_preset
 
     settings = model.call_options(options)
-    rows = large.measure(options.preset or default_preset(), options.megapixels, options.device, settings)
+    preset, compile = options.preset or default_preset(), model.asked_compile(options)
+    rows = large.measure(preset, options.megapixels, options.device, settings, compile)
     print(json.dumps({"large": rows}, indent=2) if options.json else large.table(rows), end="\n" * options.json)
     return 0
 

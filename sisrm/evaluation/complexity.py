@@ -144,7 +144,7 @@ def measure(pipe, size: int = 128, repeats: int = 5, options: dict | None = None
         pipe(image, generator=torch.Generator("cpu").manual_seed(0), **(options or {}))
         wait_for(device)
 
-    for _ in range(WARM_UP if pipe.replay else 1):
+    for _ in range(calls_to_warm_up(pipe)):
         call()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -247,6 +247,11 @@ def peak_memory(device: torch.device) -> int:
         pass
     # Linux counts in KiB, macOS in bytes.
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def calls_to_warm_up(pipe) -> int:
+    """How many calls come before one that is to be timed."""
+    return 1 if pipe.replay is None else WARM_UP
 
 
 def held_by_recordings(pipe) -> int:

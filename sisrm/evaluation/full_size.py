@@ -81,10 +81,9 @@ def measure(pipe, fast: dict | None = None, size: int = 128, repeats: int = 3) -
         entry["seesr_ratio"] = round(settings["SeeSR's settings"]["gflops"] / entry["gflops"], 2)
     for name in denoisers:
         components[name]["gflops"] = denoising(name, default)
-    if device.type == "cuda":
-        peak = complexity.peak_memory(device) + complexity.held_by_recordings(pipe)
     backends = {}
     if device.type == "cuda":
+        peak = complexity.peak_memory(device) + complexity.held_by_recordings(pipe)
         own = settings["default"]["milliseconds"]
         backends = attention_milliseconds(pipe, lambda: call(**default), outputs, repeats, own)
     return {

@@ -24,7 +24,7 @@ from sisrm import load_pipeline
 from sisrm.evaluation import complexity
 from sisrm.images import read_photo, write_png
 preset, device, side, settings = sys.argv[1], sys.argv[2] or None, int(sys.argv[3]), json.loads(sys.argv[4])
-pipe = load_pipeline(preset, device)
+pipe = load_pipeline(preset, device, compile=sys.argv[5])
 pipe.set_progress_bar_config(disable=True)
 device = torch.device(pipe._execution_device)
 with tempfile.TemporaryDirectory() as folder:
@@ -34,12 +34,17 @@ with tempfile.TemporaryDirectory() as folder:
     output = pipe(read_photo(source).image, generator=torch.Generator("cpu").manual_seed(0), **settings)
     write_png(output.images[0], Path(folder) / "result.png")
     seconds = time.perf_counter() - started
-print(json.dumps({"tiles": output.tiles, "seconds": seconds, "peak_memory_mb": complexity.peak_memory(device) / complexity.MEBIBYTE}))
+peak = complexity.peak_memory(device) + complexity.held_by_recordings(pipe)
+print(json.dumps({"tiles": output.tiles, "seconds": seconds, "peak_memory_mb": peak / complexity.MEBIBYTE}))
 """
 
 
 def measure(
-    preset: str, megapixels: Sequence[float], device: str | None = None, settings: dict | None = None
+    preset: str,
+    megapixels: Sequence[float],
+    device: str | None = None,
+    settings: dict | None = None,
+    compile: str = "off",
 ) -> list[dict]:
     """One run for each size.
 
@@ -48,6 +53,7 @@ def measure(
         megapixels: of the results, 2**20 pixels each, of square pictures; 0.004 to MOST.
         device: None: a GPU if there is one.
         settings: keyword arguments of the call.
+        compile: as in `sisrm.presets.load_pipeline`.
     Returns:
         Per size: {"input", "output": sides in pixels, "megapixels": of the result, "tiles", "seconds": from file to file without loading
         the model, "peak_memory_mb": of the whole process, or of the allocator on CUDA}.
@@ -60,7 +66,7 @@ def measure(
             raise ParameterError("--megapixels", size, f"numbers from 0.004 to {MOST}, the megapixels of the results")
     for size in megapixels:
         side = round((size * 2**20) ** 0.5 / SCALE)
-        call = [sys.executable, "-c", _RUN, preset, device or "", str(side), json.dumps(settings or {})]
+        call = [sys.executable, "-c", _RUN, preset, device or "", str(side), json.dumps(settings or {}), compile]
         done = subprocess.run(call, capture_output=True, text=True, check=False)
         if done.returncode:
             last = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]

@@ -63,7 +63,7 @@ def measure(pipe, size: int = 128, repeats: int = 5, options: dict | None = None
             whole(meter)
             return meter.spent
 
-        for _ in range(complexity.WARM_UP if pipe.replay else 1):
+        for _ in range(complexity.calls_to_warm_up(pipe)):
             timed()
         rates, runs = [], []
         for _ in range(repeats):

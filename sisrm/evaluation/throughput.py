@@ -24,7 +24,7 @@ started = time.perf_counter()
 from sisrm import load_pipeline
 from PIL import Image
 imported = time.perf_counter()
-pipe = load_pipeline(sys.argv[1], sys.argv[2] or None)
+pipe = load_pipeline(sys.argv[1], sys.argv[2] or None, compile=sys.argv[4])
 loaded = time.perf_counter()
 pipe.set_progress_bar_config(disable=True)
 pipe(Image.new("RGB", (int(sys.argv[3]),) * 2, (90, 120, 60)))
@@ -68,7 +68,7 @@ def folder_rates(pipe, batches: list[int], size: int = 128, photos: int = 16, re
         for batch in batches:
             if device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats(device)
-            for _ in range(complexity.WARM_UP if pipe.replay else 1):
+            for _ in range(complexity.calls_to_warm_up(pipe)):
                 settle(work(sources[:batch]))
             seconds = []
             for _ in range(repeats):
@@ -92,14 +92,16 @@ def folder_rates(pipe, batches: list[int], size: int = 128, photos: int = 16, re
     return report
 
 
-def cold_start(preset: str, device: str | None = None, size: int = 128, repeats: int = 3) -> dict[str, float]:
+def cold_start(
+    preset: str, device: str | None = None, size: int = 128, repeats: int = 3, compile: str = "off"
+) -> dict[str, float]:
     """Seconds of fresh processes: {"import", "load", "first_result": since the process began to import}, medians of `repeats`.
 
     Raises SISRMError when the process fails.
     """
     runs = []
     for _ in range(repeats):
-        call = [sys.executable, "-c", _COLD, preset, device or "", str(size)]
+        call = [sys.executable, "-c", _COLD, preset, device or "", str(size), compile]
         done = subprocess.run(call, capture_output=True, text=True, check=False)
         if done.returncode:
             last = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
